@@ -1,0 +1,91 @@
+"""What crosses between scheduler and worker, as plain data: a step plan one way, its result the other.
+
+Plans are handled in the order of their ids. Within a plan the order is: released slots, new sequences, work.
+"""
+
+from dataclasses import dataclass, field
+
+from engine.ids import BlockId, SeqSlot, StepId
+from engine.logprobs import Logprobs
+from engine.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class TraceContext:
+    """W3C trace context; empty strings when the client does not trace."""
+
+    traceparent: str = ""
+    tracestate: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewSequence:
+    """A sequence that takes a slot on the worker. Sent once; later work rows name the slot only."""
+
+    slot: SeqSlot
+    request_id: str
+    token_ids: list[int]
+    """The prompt and what has been generated before (resume, preemption, fork)."""
+    num_prompt_tokens: int
+    sampling: SamplingParams
+    block_ids: list[BlockId]
+    """Blocks that already hold the sequence's first tokens (prefix hits, shared prompt blocks)."""
+    trace: TraceContext = field(default_factory=TraceContext)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Row i: compute tokens `[starts[i], starts[i] + num_tokens[i])` of the sequence in `slots[i]`.
+
+    A slot has at most one row in a plan. Where `starts[i] + num_tokens[i]` is one past the ids that the
+    scheduler knows, the missing input is the token that the worker sampled for this slot in the plan before.
+    """
+
+    slots: list[SeqSlot] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    num_tokens: list[int] = field(default_factory=list)
+    samples: list[bool] = field(default_factory=list)
+    """Whether a token is sampled after the row's last token."""
+    num_new_blocks: list[int] = field(default_factory=list)
+    new_block_ids: list[BlockId] = field(default_factory=list)
+    """Flat: `num_new_blocks[i]` ids for row i, appended to the slot's block table before the step."""
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    @property
+    def total_tokens(self) -> int:
+        return sum(self.num_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    step_id: StepId
+    released_slots: list[SeqSlot]
+    new_sequences: list[NewSequence]
+    work: Work
+    """May be empty when a plan only releases slots; the worker answers such a plan too."""
+
+
+@dataclass(slots=True)
+class StepTimings:
+    """Nanoseconds of the worker's monotonic clock."""
+
+    received_ns: int = 0
+    start_ns: int = 0
+    end_ns: int = 0
+    gap_ns: int = 0
+    """From the end of the step before to the start of this one, where this plan was already waiting; else 0."""
+
+
+@dataclass(slots=True)
+class StepResult:
+    step_id: StepId
+    slots: list[SeqSlot] = field(default_factory=list)
+    """The plan's sampling rows, in its order."""
+    token_ids: list[int] = field(default_factory=list)
+    logprob_slots: list[SeqSlot] = field(default_factory=list)
+    """Entry j of `logprobs` is position `logprob_positions[j]` of this slot: a sampled or a prompt token."""
+    logprob_positions: list[int] = field(default_factory=list)
+    logprobs: Logprobs = field(default_factory=Logprobs)
+    timings: StepTimings = field(default_factory=StepTimings)

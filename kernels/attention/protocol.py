@@ -1,0 +1,52 @@
+"""The seam between the models and the ways to attend over paged blocks."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class AttnBatch:
+    """One step's sequences, ragged, on the device. Rows are in batch order.
+
+    A row's new tokens are `positions[query_starts[i]:query_starts[i + 1]]`; they attend to themselves and to
+    everything before them in the sequence (causal), or to the last `window` of it in windowed layers.
+    """
+
+    query_starts: list[int]
+    """[rows + 1] offsets of each row's tokens in the flat token dimension; host side."""
+    context_lens: list[int]
+    """[rows] tokens of the sequence that exist after this step: start + number of new tokens; host side."""
+    block_table: torch.Tensor
+    """int32 [rows, max_blocks]: device block ids in order; entries past a row's length are 0."""
+    write_slots: torch.Tensor
+    """int64 [tokens]: block_id * block_size + offset, where each new token's K and V go."""
+    positions: torch.Tensor
+    """int64 [tokens]: position of each new token in its sequence."""
+
+    @property
+    def num_tokens(self) -> int:
+        return self.query_starts[-1]
+
+
+class AttnPlan(Protocol):
+    """Whatever a backend derives from a batch once per step and uses in every layer."""
+
+
+class AttentionBackend(Protocol):
+    """Writes the new K and V into the pool and attends over it. Built with the layer views of one pool."""
+
+    name: str
+
+    def plan(self, batch: AttnBatch) -> AttnPlan:
+        """Prepare a step. Called once per step, before any layer runs."""
+        ...
+
+    def run(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, plan: AttnPlan) -> torch.Tensor:
+        """Store k, v ([tokens, kv_heads, head_dim]) and return softmax(q Kᵀ * scale) V for q [tokens, heads, head_dim].
+
+        The result has q's shape and dtype. The softmax is in fp32 (FlashAttention-2, arXiv:2307.08691, over the
+        pages of PagedAttention, arXiv:2309.06180).
+        """
+        ...

@@ -1,0 +1,1 @@
+"""The demo model: a small chat model trained on generated text, used as a probe for cache correctness."""
