@@ -14,17 +14,16 @@ KIND_WEIGHTS: tuple[int, ...] = (10, 4, 2, 2, 2, 2)
 
 # The first form of each kind is also the form of the answer.
 STATED: dict[str, tuple[str, ...]] = {
-    "code": (
-        "{n}'s code is {v}.",
-        "The code for {n} is {v}.",
-        "The code of {n} is {v}.",
-        "{n} has the code {v}.",
+    "code": ("The code of {n} is {v}.", "The code for {n} is {v}.", "{n}'s code is {v}.", "{n} has the code {v}."),
+    "city": ("The city of {n} is {v}.", "{n} lives in {v}.", "{n}'s city is {v}."),
+    "colour": (
+        "The favourite colour of {n} is {v}.",
+        "{n}'s favourite colour is {v}.",
+        "{n} likes the colour {v}.",
     ),
-    "city": ("{n} lives in {v}.", "{n}'s city is {v}.", "The city of {n} is {v}."),
-    "colour": ("{n}'s favourite colour is {v}.", "{n} likes the colour {v}."),
-    "pet": ("{n} has a {v}.", "{n}'s pet is a {v}."),
-    "age": ("{n} is {v} years old.", "{n}'s age is {v}."),
-    "drink": ("{n} drinks {v}.", "{n}'s favourite drink is {v}."),
+    "pet": ("The pet of {n} is a {v}.", "{n} has a {v}.", "{n}'s pet is a {v}."),
+    "age": ("The age of {n} is {v}.", "{n} is {v} years old.", "{n}'s age is {v}."),
+    "drink": ("The favourite drink of {n} is {v}.", "{n} drinks {v}.", "{n}'s favourite drink is {v}."),
 }
 
 ASKED: dict[str, tuple[str, ...]] = {
@@ -87,7 +86,7 @@ class Fact:
 
     def stated(self, rng: Random) -> str:
         forms = STATED[self.kind]
-        form = forms[0] if rng.random() < 0.5 else rng.choice(forms)
+        form = forms[0] if rng.random() < 0.3 else rng.choice(forms)
         return form.format(n=self.owner, v=self.value)
 
     def asked(self, rng: Random) -> str:
