@@ -1,1 +1,64 @@
+# Two commands do everything on a machine with Python 3.11, make and a C++ compiler:
+#   make demo    install, start the stack on the bundled model, stream an answer, show the status, stop
+#   make test    install, then lint, types, import contracts, generated code, tests
 .DEFAULT_GOAL := help
+.PHONY: help demo test check lint types imports stubs protos unit install bench clean
+SHELL := /bin/bash
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROTOS := $(wildcard protos/tiercel/v1/*.proto)
+# Arguments for pytest, e.g. make unit T="tests/unit -k pool"
+T ?=
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP)  ## create .venv with everything that development needs
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "== Installing into $(VENV) (PyTorch is the large one)"
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found. Install Python 3.11 or run: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[dev]' \
+		| grep --line-buffered -E '^(Collecting|  Downloading|Installing|Successfully|ERROR)' || true
+	@$(BIN)/python -c 'import tiercel, torch, transformers' && touch $@
+
+demo: $(STAMP)  ## start the stack on the bundled model, ask it something, stop it
+	@$(BIN)/python -m ops.demo
+
+test: check unit  ## everything that CI runs after the demo
+
+check: lint types imports stubs  ## lint, types, import contracts, generated code
+
+lint: $(STAMP)
+	@echo "== Lint"; $(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
+
+types: $(STAMP)
+	@echo "== Types"; $(BIN)/mypy
+
+imports: $(STAMP)
+	@echo "== Import contracts"; $(BIN)/lint-imports --no-timings 2>&1 | grep -E 'KEPT|BROKEN|->|Contracts:' ; exit $${PIPESTATUS[0]}
+
+stubs: $(STAMP)  # the committed stubs are what protoc makes of protos/
+	@echo "== Generated code"; tmp=$$(mktemp -d) && $(call protoc,$$tmp) && \
+		diff -r --exclude=__init__.py --exclude=__pycache__ $$tmp/tiercel/v1 tiercel/v1 || { echo "tiercel/v1 differs from protos/: run make protos and commit the result" >&2; exit 1; }
+
+protos: $(STAMP)  ## regenerate tiercel/v1 from protos/
+	@$(call protoc,.)
+
+define protoc
+$(BIN)/python -m grpc_tools.protoc -I protos --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+endef
+
+unit: $(STAMP)
+	@echo "== Tests"; $(BIN)/pytest $(T)
+
+bench: $(STAMP)  ## the benchmark table of the README, beside transformers (about 15 minutes)
+	@$(BIN)/python -m bench.compare
+
+clean:  ## remove caches and the environment
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info
