@@ -1,0 +1,1 @@
+"""Measures the stack from outside, as a client, beside peers in the same run."""

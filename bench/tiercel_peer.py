@@ -1,0 +1,71 @@
+"""This stack as a peer: all services started with `infer-cli up`, driven over gRPC by the client."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.records import RequestRecord
+from bench.workloads import BenchRequest, Workload
+from tiercel.client import AsyncClient, Delta
+
+INFER_CLI = Path(sys.executable).with_name("infer-cli")
+
+
+class TiercelPeer:
+    """Tokenizer, scheduler and one worker on a free port, with `flags` passed on to `infer-cli up`."""
+
+    name = "tiercel"
+
+    def __init__(self, checkpoint: Path, flags: tuple[str, ...] = ()) -> None:
+        self._checkpoint = checkpoint
+        self._flags = flags
+
+    def start(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="tiercel-bench-")
+        ready = Path(self._folder.name) / "ready.json"
+        words = ["up", "--detach", "--model", str(self._checkpoint), "--port", "0", "--ready-file", str(ready)]
+        subprocess.run([INFER_CLI, *words, *self._flags], check=True, stdout=subprocess.DEVNULL)
+        self.target = str(json.loads(ready.read_text())["target"])
+
+    def run(self, workload: Workload) -> list[RequestRecord]:
+        return asyncio.run(_run(self.target, workload))
+
+    def step_gaps(self) -> tuple[float, float]:
+        """p50 and p99, in seconds, of the worker's recent gaps between steps while work waited."""
+
+        async def ask() -> tuple[float, float]:
+            async with AsyncClient(self.target) as client:
+                status = await client.status()
+                (worker,) = (service.worker for service in status.services if service.worker is not None)
+                return worker.step_gap_p50_ns / 1e9, worker.step_gap_p99_ns / 1e9
+
+        return asyncio.run(ask())
+
+    def stop(self) -> None:
+        subprocess.run([INFER_CLI, "down", "--target", self.target], check=True, stdout=subprocess.DEVNULL)
+        self._folder.cleanup()
+
+
+async def _run(target: str, workload: Workload) -> list[RequestRecord]:
+    async with AsyncClient(target) as client:
+        if workload.at_once:
+            return list(await asyncio.gather(*(_one(client, request) for request in workload.requests)))
+        return [await _one(client, request) for request in workload.requests]
+
+
+async def _one(client: AsyncClient, request: BenchRequest) -> RequestRecord:
+    sent = time.perf_counter()
+    first = last = 0.0
+    num_tokens = 0
+    async for event in client.stream(
+        list(request.prompt_ids), temperature=0.0, max_tokens=request.max_tokens, ignore_eos=True
+    ):
+        if isinstance(event, Delta) and event.token_ids:
+            last = time.perf_counter()
+            first = first or last
+            num_tokens += len(event.token_ids)
+    return RequestRecord(sent, first, last, num_tokens)
