@@ -66,8 +66,7 @@ def _serve(pipe: Connection, checkpoint: Path, way: str) -> None:
         except EOFError:
             return
         try:
-            with torch.inference_mode():
-                pipe.send(run(model, workload))
+            pipe.send(run(model, workload))
         except Exception as error:  # the parent reports it
             pipe.send(f"{type(error).__name__}: {error}")
 
@@ -140,27 +139,22 @@ def _continuous(model: Any, workload: Workload) -> list[RequestRecord]:
 
     longest = max(request.max_tokens for request in workload.requests)
     config = GenerationConfig(**_generation(longest))
+    sent: dict[str, float] = {}
     records: dict[str, RequestRecord] = {}
     with model.continuous_batching_context_manager(generation_config=config, block=True, timeout=5) as manager:
         batches = [workload.requests] if workload.at_once else [(request,) for request in workload.requests]
         for batch in batches:
-            sent: dict[str, float] = {}
             for request in batch:
                 name = manager.add_request(
                     list(request.prompt_ids), max_new_tokens=request.max_tokens, record_timestamps=True
                 )
                 sent[name] = time.perf_counter()
-            open_names = set(sent)
-            while open_names:
+            while len(records) < len(sent):
                 output = manager.get_result(timeout=1)
                 if output is None or not output.is_finished():
                     continue
                 if output.error:
                     raise RuntimeError(output.error)
-                times = output.timestamps
-                records[output.request_id] = RequestRecord(
-                    sent[output.request_id], times[0], times[-1], len(output.generated_tokens)
-                )
-                open_names.discard(output.request_id)
-            records = {**records, **{name: records[name] for name in sent}}
-    return list(records.values())
+                name, times = output.request_id, output.timestamps
+                records[name] = RequestRecord(sent[name], times[0], times[-1], len(output.generated_tokens))
+    return [records[name] for name in sent]
