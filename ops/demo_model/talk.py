@@ -147,6 +147,7 @@ def filler(rng: Random) -> str:
     """One plain sentence that holds no fact anyone asks for."""
     noun, other, who = rng.choice(words.NOUNS), rng.choice(words.NOUNS), rng.choice(words.PEOPLE)
     adjective, time = rng.choice(words.ADJECTIVES), rng.choice(words.TIMES)
+    article = "an" if adjective[0] in "aeiou" else "a"
     verb, place = rng.choice(words.PAST_VERBS), rng.choice(words.PLACES)
     shape = rng.randrange(7)
     if shape == 0:
@@ -156,9 +157,9 @@ def filler(rng: Random) -> str:
     if shape == 2:
         return f"The {adjective} {noun} is {place} the {other}."
     if shape == 3:
-        return f"A {who} {verb} a {adjective} {noun}."
+        return f"A {who} {verb} {article} {adjective} {noun}."
     if shape == 4:
         return f"{_capital(time)} the {who} {verb} the {noun}."
     if shape == 5:
-        return f"There is a {adjective} {noun} {place} the {other}."
+        return f"There is {article} {adjective} {noun} {place} the {other}."
     return f"The {who} and the {rng.choice(words.PEOPLE)} {verb} the {adjective} {noun}."

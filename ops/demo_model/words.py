@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-NAMES: tuple[str, ...] = tuple(
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+NAMES: tuple[str, ...] = _split(
     """
     Mira Tom Anna Bela Carl Dora Emil Fay Gina Hugo Ida Jack Kira Liam Maya Nils Olga Paul Quinn Rosa Sam Tara Uma
     Vera Will Xena Yara Zane Adam Beth Cora Dean Edda Finn Greta Hans Iris Jonas Karl Lena Marta Nina Oscar Petra
@@ -12,52 +17,52 @@ NAMES: tuple[str, ...] = tuple(
     Gustav Hanna Ilja Judith Kai Lydia Marco Noel Ottilie Pablo Romy Simon Thea Ugo Vanessa Werner Agnes Basil
     Conrad Dina Elena Franz Gerda Henry Ines Jasper Katja Leon Mona Nico Olivia Pedro Rudi Sonja Timo Ursula
     Vincent Willa Ada Bert Colin Doris Ernst Fiona George Hilda Isaac Jenny Kevin Lucy Martin Nelly Owen Philip
-    """.split()
+    """
 )
 
-CITIES: tuple[str, ...] = tuple(
+CITIES: tuple[str, ...] = _split(
     """
     Oslo Rome Paris Berlin Vienna Lisbon Madrid London Dublin Prague Warsaw Athens Cairo Tokyo Delhi Lima Quito
     Bern Zurich Geneva Milan Turin Naples Porto Sofia Riga Tallinn Helsinki Boston Chicago Denver Austin Toronto
     Sydney Perth Nairobi Lagos Accra Hanoi Seoul Osaka Kyoto Manila Bergen Malmo Ghent Lyon Nice Basel Graz
-    """.split()
+    """
 )
 
-COLOURS: tuple[str, ...] = tuple("red blue green yellow orange purple pink brown black white grey gold silver".split())
+COLOURS: tuple[str, ...] = _split("red blue green yellow orange purple pink brown black white grey gold silver")
 
-PETS: tuple[str, ...] = tuple(
-    "cat dog horse rabbit parrot goat turtle hamster mouse fox lizard snake goldfish pony duck sheep pig hen".split()
+PETS: tuple[str, ...] = _split(
+    "cat dog horse rabbit parrot goat turtle hamster mouse fox lizard snake goldfish pony duck sheep pig hen"
 )
 
-DRINKS: tuple[str, ...] = tuple("tea coffee milk water juice cocoa lemonade cider soda wine beer tonic".split())
+DRINKS: tuple[str, ...] = _split("tea coffee milk water juice cocoa lemonade cider soda wine beer tonic")
 
-NOUNS: tuple[str, ...] = tuple(
+NOUNS: tuple[str, ...] = _split(
     """
     river garden house bridge train boat window door table chair lamp road field forest mountain lake market school
     station tower village farm kitchen library museum hotel office street park beach island valley castle church
     factory harbour theatre hospital bakery shop engine clock letter book picture map box basket bottle bell ship
-    """.split()
+    """
 )
 
-PEOPLE: tuple[str, ...] = tuple(
+PEOPLE: tuple[str, ...] = _split(
     """
     farmer teacher doctor baker driver sailor painter singer writer nurse cook gardener student captain guard
     neighbour child mother father brother sister visitor worker clerk pilot judge tailor carpenter
-    """.split()
+    """
 )
 
-ADJECTIVES: tuple[str, ...] = tuple(
+ADJECTIVES: tuple[str, ...] = _split(
     """
     old new small large quiet busy bright dark warm cold clean empty full long short wide narrow green red heavy
     light simple strange famous pretty broken open tall low early late dry wet soft hard
-    """.split()
+    """
 )
 
-PAST_VERBS: tuple[str, ...] = tuple(
+PAST_VERBS: tuple[str, ...] = _split(
     """
     saw found painted opened closed visited left crossed watched cleaned bought sold repaired liked remembered
     passed measured moved built drew
-    """.split()
+    """
 )
 
 TIMES: tuple[str, ...] = (
@@ -83,8 +88,8 @@ PLACES: tuple[str, ...] = ("near", "behind", "beside", "in front of", "far from"
 
 DAYS: tuple[str, ...] = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
-MONTHS: tuple[str, ...] = tuple(
-    "January February March April May June July August September October November December".split()
+MONTHS: tuple[str, ...] = _split(
+    "January February March April May June July August September October November December"
 )
 
 OPPOSITES: tuple[tuple[str, str], ...] = (
