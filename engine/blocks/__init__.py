@@ -1,0 +1,1 @@
+"""Which block holds what: keys, the device pool, tickets. Standard library only."""

@@ -1,0 +1,114 @@
+"""What the next step computes.
+
+One budget of tokens. Sequences that lack a single token come first (decode), then prompts in chunks, by rank
+(chunked prefill, Sarathi-Serve, arXiv:2403.02310). To the worker both are the same: compute tokens
+`[start, start + n)` of a slot. A decode is planned before its input is known; the worker has it.
+"""
+
+from heapq import merge
+
+from engine.ids import StepId
+from engine.scheduling.book import RequestBook
+from engine.scheduling.config import SchedulerConfig
+from engine.scheduling.sequence import Rank, Sequence
+from engine.scheduling.step import StepBuilder, StepInFlight
+
+
+def _rank(sequence: Sequence) -> Rank:
+    return sequence.rank
+
+
+class Planner:
+    """Turns the state of the queue and of the batch into step plans."""
+
+    def __init__(self, config: SchedulerConfig, book: RequestBook) -> None:
+        self._config = config
+        self._book = book
+
+    def plan(self, step_id: StepId, now_ns: int) -> StepInFlight | None:
+        """The next step, or None when there is nothing that can be computed now."""
+        book, config = self._book, self._config
+        num_preemptions = book.counters.num_preemptions
+        step = StepBuilder(step_id, config.max_batched_tokens, config.block_size)
+        prefills = self._plan_decodes(step)
+        # What was just preempted is not let in again in the same step, nor anything else in its place.
+        may_admit = book.counters.num_preemptions == num_preemptions
+        self._plan_prefills(step, prefills, may_admit, now_ns)
+        if not len(step):
+            return None
+        book.counters.num_steps += 1
+        book.counters.num_computed_tokens += config.max_batched_tokens - step.budget_tokens
+        return step.finish(book.batch, book.batch.tickets)
+
+    def _plan_decodes(self, step: StepBuilder) -> list[Sequence]:
+        """Plan every sequence that lacks one token. Returns those that lack more, by rank."""
+        block_size = self._config.block_size
+        prefills: list[Sequence] = []
+        for sequence in tuple(self._book.batch.sequences):
+            if sequence.slot is None:
+                continue  # preempted for one of the rows before
+            num_total = len(sequence.token_ids) + sequence.num_pending
+            num_scheduled = sequence.num_scheduled
+            if num_total - num_scheduled > 1:
+                prefills.append(sequence)
+                continue
+            if num_total >= sequence.max_total or not step.budget_tokens:
+                continue
+            if num_scheduled == len(sequence.blocks) * block_size and not self._make_room(sequence):
+                continue
+            if num_scheduled < sequence.num_prompt_tokens:
+                sequence.request.num_prefill_chunks += 1
+            step.add(sequence, 1)
+        return [sequence for sequence in prefills if sequence.slot is not None]
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Append a block to a running sequence, at the cost of sequences that rank lower.
+
+        False: not in this step. Either blocks come free when a result arrives, or the sequence, being the lowest
+        itself, was preempted.
+        """
+        batch = self._book.batch
+        while not batch.try_grow(sequence):
+            if batch.pool.num_draining:
+                return False
+            if batch.stop_all_sharing():
+                continue
+            victim = batch.sequences[-1]
+            assert victim is not sequence or len(batch.sequences) > 1, "the pool does not hold one whole sequence"
+            self._book.preempt(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _plan_prefills(self, step: StepBuilder, prefills: list[Sequence], may_admit: bool, now_ns: int) -> None:
+        book, config = self._book, self._config
+        waiting = book.queue.first(config.max_scan) if may_admit and book.batch.has_free_slot else []
+        blocked_head: Sequence | None = None
+        for sequence in merge(prefills, waiting, key=_rank):
+            if not step.budget_tokens:
+                break
+            if sequence.slot is None:
+                if blocked_head is not None and blocked_head.num_skips >= config.max_skips:
+                    continue
+                if not self._admit(sequence, step, now_ns):
+                    blocked_head = blocked_head or sequence
+                    continue
+                if blocked_head is not None:
+                    blocked_head.num_skips += 1
+            num_missing = len(sequence.token_ids) - sequence.num_scheduled
+            sequence.request.num_prefill_chunks += 1
+            step.add(sequence, min(num_missing, step.budget_tokens))
+
+    def _admit(self, sequence: Sequence, step: StepBuilder, now_ns: int) -> bool:
+        batch = self._book.batch
+        if not batch.try_admit(sequence):
+            # Prompts kept for forks are all that can be in the way when nothing runs.
+            is_alone = not batch.sequences and not batch.pool.num_draining
+            if not (is_alone and batch.stop_all_sharing() and batch.try_admit(sequence)):
+                assert not is_alone, "the pool does not hold one whole sequence"
+                return False
+        self._book.queue.remove(sequence)
+        sequence.num_skips = 0
+        self._book.on_admitted(sequence, now_ns)
+        step.introduce(sequence)
+        return True

@@ -1,0 +1,36 @@
+"""The sequences that wait for a slot."""
+
+from bisect import bisect_left, insort
+
+from engine.scheduling.sequence import Rank, Sequence
+
+
+def _rank(sequence: Sequence) -> Rank:
+    return sequence.rank
+
+
+class WaitingQueue:
+    """Ordered by rank: priority first, then the order of arrival. A preempted sequence or a fork takes the place
+    that its request's arrival gives it, ahead of everything that came later.
+    """
+
+    def __init__(self) -> None:
+        self._sequences: list[Sequence] = []
+        self.num_tokens = 0
+        """Tokens that the waiting sequences will have to compute, prefix hits aside."""
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def push(self, sequence: Sequence) -> None:
+        insort(self._sequences, sequence, key=_rank)
+        self.num_tokens += len(sequence.token_ids)
+
+    def remove(self, sequence: Sequence) -> None:
+        position = bisect_left(self._sequences, sequence.rank, key=_rank)
+        assert self._sequences[position] is sequence
+        del self._sequences[position]
+        self.num_tokens -= len(sequence.token_ids)
+
+    def first(self, count: int) -> list[Sequence]:
+        return self._sequences[:count]

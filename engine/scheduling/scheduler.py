@@ -1,0 +1,227 @@
+"""The scheduler of one worker: requests in, step plans out, results in, events out.
+
+It has no clock, thread, socket or random number of its own: the caller passes the time, carries plans to the
+worker and results back, and delivers the events. All calls come from one thread. After each call that takes
+`now_ns`, `take_events` has whatever it led to.
+
+    submit ──▶ queue ──plan──▶ batch ──apply──▶ events
+                 ▲               │
+                 └── preempted ──┘
+"""
+
+from collections import deque
+from collections.abc import Collection
+
+from engine.errors import DeadlinePassed, InferError, WorkerLost
+from engine.ids import SeqSlot, StepId
+from engine.scheduling.book import RequestBook
+from engine.scheduling.config import SchedulerConfig
+from engine.scheduling.door import check_load, check_request, completed_by_resume
+from engine.scheduling.figures import SchedulerFigures
+from engine.scheduling.live_request import LiveRequest, key_chain
+from engine.scheduling.outcome import apply_outcome
+from engine.scheduling.plan import StepPlan, StepResult
+from engine.scheduling.planner import Planner
+from engine.scheduling.request import CachedTokens, Event, Finished, FinishReason, Request, RequestTimes, Started
+from engine.scheduling.step import StepInFlight
+
+
+class Scheduler:
+    """Decides for one worker session what runs next. See `engine.scheduling.planner` for the policy."""
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.config = config
+        self._book = RequestBook(config)
+        self._planner = Planner(config, self._book)
+        self._in_flight: deque[StepInFlight] = deque()
+        self._num_steps = 0
+
+    def submit(self, request: Request, now_ns: int) -> None:
+        """Accept a request. From now on it ends in Finished or Refused events, unless it is cancelled.
+
+        Raises InvalidRequest, PromptTooLong, DeadlinePassed or Overloaded; then nothing of it is kept.
+        """
+        self._sweep(now_ns)
+        check_request(request, self.config, self._book, now_ns)
+        completed = completed_by_resume(request, self.config)
+        if completed is not None:
+            reason, stop_token_id = completed
+            self._book.events += (
+                Started(request.request_id, CachedTokens()),
+                Finished(request.request_id, 0, reason, stop_token_id, RequestTimes()),
+            )
+            return
+        check_load(self.config, self._book, now_ns)
+        self._book.accept(request, now_ns)
+
+    def cancel(
+        self,
+        request_id: str,
+        now_ns: int,
+        index: int | None = None,
+        reason: FinishReason = FinishReason.CANCELLED,
+    ) -> None:
+        """End a choice, or all of them. What is not live is ignored: the request may have ended by itself.
+
+        With STOP the choice ends normally and a Finished event confirms it. With CANCELLED nothing comes back,
+        and events of it that have not been taken are dropped.
+        """
+        live = self._book.requests.get(request_id)
+        if live is None:
+            return
+        if index is not None:
+            self._book.end_choice(live, index, reason, None, now_ns)
+        elif reason is FinishReason.CANCELLED:
+            self._book.cancel(live)
+        else:
+            for open_index in sorted([*live.choices, *live.unspawned], reverse=True):
+                self._book.end_choice(live, open_index, reason, None, now_ns)
+
+    def plan(self, now_ns: int) -> StepPlan | None:
+        """The next plan for the worker. The caller sends it, and passes its result to `apply`.
+
+        None: nothing can be computed now, or `plans_in_flight` results are outstanding. Ask again after the next
+        `apply`, `submit` or `cancel`.
+        """
+        self._sweep(now_ns)
+        if len(self._in_flight) >= self.config.plans_in_flight:
+            return None
+        step = self._planner.plan(StepId(self._num_steps + 1), now_ns)
+        if step is None:
+            return None
+        self._num_steps += 1
+        self._in_flight.append(step)
+        return step.plan
+
+    def apply(self, result: StepResult, now_ns: int) -> None:
+        """Take in the result of the oldest plan in flight.
+
+        Raises WorkerLost when it does not answer that plan. The session is useless then: call `fail_all`.
+        """
+        if not self._in_flight:
+            raise WorkerLost(f"The worker answered step {result.step_id}, but no step was due")
+        step_id = self._in_flight[0].plan.step_id
+        if result.step_id != step_id:
+            raise WorkerLost(f"The worker answered step {result.step_id}, but step {step_id} was due")
+        apply_outcome(self._book, self._in_flight.popleft(), result, now_ns)
+        self._sweep(now_ns)
+
+    def take_events(self) -> list[Event]:
+        """What has happened since the last call, in order."""
+        events, self._book.events = self._book.events, []
+        return events
+
+    def void_slots(self, slots: Collection[SeqSlot], error: InferError, step_id: StepId | None = None) -> None:
+        """The worker has given up these slots, in this step if it says so: their requests are refused.
+
+        The slots are released with the next plan all the same. Until then the worker ignores rows that name them.
+        """
+        wanted = frozenset(slots)
+        step = next((step for step in self._in_flight if step.plan.step_id == step_id), None)
+        if step is None:
+            hit = [sequence for sequence in self._book.batch.sequences if sequence.slot in wanted]
+        else:
+            rows = zip(step.sequences, step.epochs, step.plan.work.slots, strict=True)
+            hit = [sequence for sequence, epoch, slot in rows if slot in wanted and sequence.epoch == epoch]
+        for live in dict.fromkeys(sequence.request for sequence in hit):
+            self._book.refuse(live, error)
+
+    def fail_all(self, error: InferError, now_ns: int) -> None:
+        """The worker session is over: every request that has started is refused, every block is void.
+
+        Requests that have not started stay in the queue: take them with `take_waiting`, or go on with a new session
+        of the same shape, whose steps count from 1 again.
+        """
+        for live in [live for live in self._book.requests.values() if live.has_started]:
+            self._book.refuse(live, error)
+        self._in_flight.clear()
+        self._num_steps = 0
+        self._book.reset_batch()
+        self._sweep(now_ns)
+
+    def take_waiting(self) -> list[Request]:
+        """Give up the requests that have not started, in the order in which they came, for another scheduler."""
+        waiting = [live for live in self._book.requests.values() if not live.has_started]
+        return [self._book.hand_back(live) for live in waiting]
+
+    def next_deadline_ns(self) -> int | None:
+        """When to call `plan` even if nothing else happens."""
+        return self._book.deadlines.next_ns()
+
+    def prefix_hit_tokens(self, request: Request) -> int:
+        """How many of the request's first tokens the device holds now. Changes nothing."""
+        if not self.config.prefix_cache or request.sampling.prompt_logprobs is not None:
+            return 0
+        token_ids = [*request.prompt_token_ids, *request.resume_token_ids]
+        chain = key_chain(request, self.config)
+        chain.extend(token_ids)
+        max_blocks = (len(token_ids) - 1) // self.config.block_size
+        return len(self._book.batch.pool.longest_prefix(chain.keys, max_blocks)) * self.config.block_size
+
+    @property
+    def is_idle(self) -> bool:
+        """No request is live and no result is outstanding."""
+        return not self._book.requests and not self._in_flight
+
+    @property
+    def num_in_flight(self) -> int:
+        """Plans whose results are outstanding."""
+        return len(self._in_flight)
+
+    def figures(self) -> SchedulerFigures:
+        book, pool, counters = self._book, self._book.batch.pool, self._book.counters
+        return SchedulerFigures(
+            num_running=len(book.batch.sequences),
+            num_waiting=len(book.queue),
+            num_waiting_prompt_tokens=book.queue.num_tokens,
+            num_blocks=pool.num_blocks,
+            num_blocks_in_use=pool.num_blocks - pool.num_allocatable,
+            num_blocks_cached=pool.num_cached,
+            num_blocks_free=pool.num_free,
+            num_steps=counters.num_steps,
+            num_computed_tokens=counters.num_computed_tokens,
+            num_lookup_tokens=counters.num_lookup_tokens,
+            num_hit_tokens=counters.num_hit_tokens,
+            num_preemptions=counters.num_preemptions,
+            num_completed=counters.num_completed,
+            num_refused=counters.num_refused,
+            num_cancelled=counters.num_cancelled,
+        )
+
+    def check_integrity(self) -> None:
+        """Assert the invariants that tie requests, queue, batch and pool together. For tests; O(everything)."""
+        book, batch = self._book, self._book.batch
+        batch.pool.check_integrity()
+        waiting = book.queue.first(len(book.queue))
+        running = batch.sequences
+        existing = [sequence for live in book.requests.values() for sequence in live.choices.values()]
+        assert len(existing) == len(waiting) + len(running)
+        assert {id(sequence) for sequence in existing} == {id(sequence) for sequence in [*waiting, *running]}
+        assert all(sequence.slot is None for sequence in waiting)
+        assert book.queue.num_tokens == sum(len(sequence.token_ids) for sequence in waiting)
+        assert book.num_unstarted == sum(not live.has_started for live in book.requests.values())
+        assert len({sequence.slot for sequence in running} - {None}) == len(running)
+        for sequence in existing:
+            sequence.check_integrity(self.config.block_size)
+        for live in book.requests.values():
+            assert live.unstarted_forks or not live.shared_blocks
+        holders = [*(sequence.blocks for sequence in running), *(live.shared_blocks for live in book.requests.values())]
+        num_refs = [0] * batch.pool.num_blocks
+        for blocks in holders:
+            for block in blocks:
+                num_refs[block] += 1
+        assert num_refs == batch.pool.reference_counts()
+        assert len(batch.tickets.open_tickets) == len(self._in_flight)
+
+    def _sweep(self, now_ns: int) -> None:
+        for live in self._book.deadlines.take_passed(now_ns):
+            self._book.refuse(live, _deadline_passed(live, now_ns))
+
+
+def _deadline_passed(live: LiveRequest, now_ns: int) -> DeadlinePassed:
+    state = "running" if live.has_started else "waiting in the queue"
+    passed_ms = (now_ns - live.submitted_ns) / 1e6
+    return DeadlinePassed(
+        f"The deadline passed while the request was {state}, {passed_ms:.0f} ms after it arrived; "
+        "allow more time, or ask for fewer tokens"
+    )

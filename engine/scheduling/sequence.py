@@ -1,0 +1,97 @@
+"""One choice of a request: its tokens, its blocks, and how far it has come."""
+
+from typing import TYPE_CHECKING
+
+from engine.blocks.keys import KeyChain
+from engine.ids import BlockId, SeqSlot
+from engine.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from engine.scheduling.live_request import LiveRequest
+
+Rank = tuple[int, int, int]
+"""(priority, arrival, choice): the one order that queue, plans and preemption share. Smaller goes first."""
+
+
+class Sequence:
+    """Mutable state of one choice, owned by the scheduler.
+
+        tokens   0 ............ num_computed ....... num_scheduled ..... len(token_ids) ..... num_total
+                    in blocks        in plans in flight       known, to compute       sampled by plans in flight
+
+    `0 <= num_computed <= num_scheduled <= num_total` holds at all times. While the sequence waits it has no slot
+    and no block, and nothing of it is computed.
+    """
+
+    __slots__ = (
+        "blocks",
+        "chain",
+        "epoch",
+        "index",
+        "max_total",
+        "num_computed",
+        "num_pending",
+        "num_prompt_tokens",
+        "num_published",
+        "num_scheduled",
+        "num_sent_blocks",
+        "num_skips",
+        "rank",
+        "request",
+        "sampling",
+        "slot",
+        "token_ids",
+    )
+
+    def __init__(
+        self,
+        request: "LiveRequest",
+        index: int,
+        token_ids: list[int],
+        sampling: SamplingParams,
+        chain: KeyChain,
+        max_model_tokens: int,
+    ) -> None:
+        self.request = request
+        self.index = index
+        self.rank: Rank = (request.request.priority, request.arrival, index)
+        self.token_ids = token_ids
+        """Prompt and output as far as the scheduler knows it."""
+        self.num_prompt_tokens = len(request.request.prompt_token_ids)
+        self.sampling = sampling
+        self.chain = chain
+        self.max_total = min(self.num_prompt_tokens + sampling.max_tokens, max_model_tokens)
+        """No token is sampled past this length."""
+        self.epoch = 0
+        """Counts the stays in the running batch. Rows of an earlier stay are void."""
+        self.slot: SeqSlot | None = None
+        self.blocks: list[BlockId] = []
+        """Append-only while running; one reference each."""
+        self.num_sent_blocks = 0
+        """Blocks that the worker has been told of."""
+        self.num_computed = 0
+        self.num_scheduled = 0
+        self.num_pending = 0
+        """Tokens that plans in flight sample."""
+        self.num_published = 0
+        """Blocks whose keys are published, or were hits."""
+        self.num_skips = 0
+        """Sequences that passed this one while it headed the queue."""
+
+    @property
+    def num_total(self) -> int:
+        return len(self.token_ids) + self.num_pending
+
+    def reset(self) -> None:
+        """Forget everything that depended on the slot. Rows in flight become void."""
+        self.epoch += 1
+        self.slot = None
+        self.blocks = []
+        self.num_sent_blocks = self.num_computed = self.num_scheduled = self.num_pending = self.num_published = 0
+
+    def check_integrity(self, block_size: int) -> None:
+        """Assert the order of the lengths. For tests."""
+        assert 0 <= self.num_computed <= self.num_scheduled <= self.num_total <= self.max_total
+        assert self.num_scheduled <= len(self.blocks) * block_size
+        assert self.num_sent_blocks <= len(self.blocks)
+        assert (self.slot is None) == (not self.blocks)
