@@ -1,0 +1,81 @@
+"""Tiercel's client library: `Client`, `AsyncClient`, what they return and what they raise.
+
+from tiercel import Client
+
+with Client("127.0.0.1:50051") as client:
+    print(client.generate("The sky is", max_tokens=16).text)
+"""
+
+from tiercel.client import (
+    Alternative,
+    AsyncClient,
+    AsyncCompletionStream,
+    CachedTokens,
+    ChatMessage,
+    Choice,
+    ChoiceEnd,
+    Client,
+    Completion,
+    CompletionStream,
+    Delta,
+    Finished,
+    FinishReason,
+    ModelInfo,
+    PromptLogprobs,
+    RequestReport,
+    RetryPolicy,
+    ServiceStatus,
+    StackStatus,
+    Started,
+    TierStatus,
+    TokenLogprob,
+    Usage,
+    WorkerStatus,
+)
+from tiercel.errors import (
+    Cancelled,
+    DeadlinePassed,
+    FieldViolation,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    ServerFailure,
+    TiercelError,
+    Unavailable,
+)
+
+__all__ = [
+    "Alternative",
+    "AsyncClient",
+    "AsyncCompletionStream",
+    "CachedTokens",
+    "Cancelled",
+    "ChatMessage",
+    "Choice",
+    "ChoiceEnd",
+    "Client",
+    "Completion",
+    "CompletionStream",
+    "DeadlinePassed",
+    "Delta",
+    "FieldViolation",
+    "FinishReason",
+    "Finished",
+    "InvalidRequest",
+    "ModelInfo",
+    "NotFound",
+    "Overloaded",
+    "PromptLogprobs",
+    "RequestReport",
+    "RetryPolicy",
+    "ServerFailure",
+    "ServiceStatus",
+    "StackStatus",
+    "Started",
+    "TierStatus",
+    "TiercelError",
+    "TokenLogprob",
+    "Unavailable",
+    "Usage",
+    "WorkerStatus",
+]

@@ -1,0 +1,211 @@
+"""The asyncio client. Everything happens on the loop that first uses it."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import grpc
+from grpc import aio
+
+from tiercel.client import request as requests
+from tiercel.client import wire
+from tiercel.client.channel import CA, channel_options, credentials
+from tiercel.client.completion import Completion, CompletionBuilder
+from tiercel.client.events import Event, RequestReport
+from tiercel.client.failure import error_of
+from tiercel.client.request import ChatMessage, GenerateCall, GenerateOptions, Prompt
+from tiercel.client.retry import Attempts, RetryPolicy
+from tiercel.client.status import ModelInfo, StackStatus
+from tiercel.client.sync import CONTROL_TIMEOUT_S, DEFAULT_TARGET
+from tiercel.errors import Cancelled
+from tiercel.v1 import inference_pb2
+from tiercel.v1.inference_pb2_grpc import InferenceAsyncStub, InferenceStub
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+class AsyncCompletionStream:
+    """The events of one answer, in order. The call is cancelled when the block is left or the task is cancelled.
+
+    async with client.stream("Once upon a time", max_tokens=64) as stream:
+        async for event in stream:
+            ...
+    """
+
+    def __init__(self, open_call: "_OpenCall", call: GenerateCall, policy: RetryPolicy | None, target: str) -> None:
+        self._open_call = open_call
+        self._call = call
+        self._policy = policy
+        self._target = target
+        self._received = False
+        self._cancelled = False
+        self._attempts: Attempts | None = None
+        self._rpc: aio.UnaryStreamCall[inference_pb2.GenerateRequest, inference_pb2.GenerateEvent] | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while True:
+            if self._is_cancelled():
+                raise Cancelled("the call was cancelled", code=grpc.StatusCode.CANCELLED)
+            if self._attempts is None:
+                self._attempts = Attempts(self._policy, self._call.timeout_s)
+            if self._rpc is None:
+                self._rpc = self._open_call(self._call, self._attempts.remaining_s())
+            try:
+                message = await self._rpc.read()
+            except aio.AioRpcError as error:
+                failure = error_of(error, self._target)
+                delay = None if self._is_cancelled() else self._attempts.delay_s(failure, self._received)
+                if delay is None:
+                    raise failure from None
+                self._rpc = None
+                await asyncio.sleep(delay)
+                continue
+            except asyncio.CancelledError:
+                # A call cancelled by `cancel` reads like a cancelled task; only the latter may pass.
+                if self._is_cancelled() and not _task_is_cancelled():
+                    continue
+                raise
+            if not isinstance(message, inference_pb2.GenerateEvent):
+                raise StopAsyncIteration
+            self._received = True
+            if (event := wire.event(message)) is not None:
+                return event
+
+    def cancel(self) -> None:
+        """Ends the call at once; the server stops computing. Reading on raises Cancelled."""
+        self._cancelled = True
+        if self._rpc is not None:
+            self._rpc.cancel()
+
+    def _is_cancelled(self) -> bool:
+        return self._cancelled
+
+    async def aclose(self) -> None:
+        self.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+
+_OpenCall = Callable[
+    [GenerateCall, float | None], "aio.UnaryStreamCall[inference_pb2.GenerateRequest, inference_pb2.GenerateEvent]"
+]
+
+
+def _task_is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+class AsyncClient:
+    """A connection to a stack's front door, for asyncio.
+
+        async with AsyncClient("127.0.0.1:50051") as client:
+            async for event in client.stream("The sky is", max_tokens=16):
+                ...
+
+    Arguments and errors are those of `Client`.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        ca: CA | None = None,
+        tls_server_name: str | None = None,
+        tenant: str = "",
+        retry: RetryPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
+    ) -> None:
+        self.target = target
+        self._tenant = tenant
+        self._retry = retry
+        self._options = channel_options(target, tls_server_name)
+        self._credentials = None if ca is None else credentials(ca)
+        self._channel: aio.Channel | None = None
+        self._stub: InferenceAsyncStub | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection; calls that still run are cancelled."""
+        channel, self._channel, self._stub = self._channel, None, None
+        if channel is not None:
+            await channel.close()
+
+    async def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Completion:
+        """The whole answer to a text, a list of token ids or a list of ChatMessage."""
+        builder = CompletionBuilder()
+        async with self.stream(prompt, **options) as stream:
+            async for event in stream:
+                builder.add(event)
+        return builder.build()
+
+    def stream(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> AsyncCompletionStream:
+        """The answer as it comes: Started, then Deltas, then Finished. The call starts with the first read."""
+        call = requests.generate_call(prompt, self._tenant, **options)
+        return AsyncCompletionStream(self._open, call, self._retry, self.target)
+
+    async def tokenize(self, prompt: str | Sequence[ChatMessage], *, model: str = "") -> list[int]:
+        """Token ids of a text, special tokens included, or of chat messages in the model's template."""
+        response = await self._ask(self._connected().Tokenize, requests.tokenize_request(prompt, model))
+        return list(response.token_ids)
+
+    async def detokenize(self, token_ids: Sequence[int], *, model: str = "", skip_special_tokens: bool = True) -> str:
+        request = requests.detokenize_request(token_ids, model, skip_special_tokens)
+        return (await self._ask(self._connected().Detokenize, request)).text
+
+    async def models(self) -> tuple[ModelInfo, ...]:
+        response = await self._ask(self._connected().ListModels, inference_pb2.ListModelsRequest())
+        return tuple(wire.model_info(model) for model in response.models)
+
+    async def status(self) -> StackStatus:
+        """Services, models, queue and cache by tier."""
+        return wire.stack_status(await self._ask(self._connected().GetStatus, inference_pb2.GetStatusRequest()))
+
+    async def report(self, request_id: str) -> RequestReport:
+        """Where a finished request's time went. Raises NotFound once the server has forgotten it."""
+        request = inference_pb2.GetReportRequest(request_id=request_id)
+        return wire.report((await self._ask(self._connected().GetReport, request)).report)
+
+    def _connected(self) -> "InferenceAsyncStub":
+        # Not in __init__: a channel belongs to the loop that runs when it is made.
+        if self._stub is None:
+            if self._credentials is None:
+                self._channel = aio.insecure_channel(self.target, self._options)
+            else:
+                self._channel = aio.secure_channel(self.target, self._credentials, self._options)
+            self._stub = InferenceStub(self._channel)
+        return self._stub
+
+    def _open(
+        self, call: GenerateCall, timeout_s: float | None
+    ) -> "aio.UnaryStreamCall[inference_pb2.GenerateRequest, inference_pb2.GenerateEvent]":
+        return self._connected().Generate(call.request, timeout=timeout_s, metadata=call.metadata)
+
+    async def _ask(self, method: "aio.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
+        attempts = Attempts(self._retry, CONTROL_TIMEOUT_S)
+        while True:
+            try:
+                return await method(request, timeout=attempts.remaining_s())
+            except aio.AioRpcError as error:
+                failure = error_of(error, self.target)
+                delay = attempts.delay_s(failure, received=False)
+                if delay is None:
+                    raise failure from None
+            await asyncio.sleep(delay)

@@ -1,0 +1,74 @@
+"""What a stack says about itself: services, models, queue, cache by tier."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TierStatus:
+    tier: str
+    """device, host or disk."""
+    capacity_blocks: int
+    in_use_blocks: int
+    """Held by running sequences."""
+    cached_blocks: int
+    """No holder, kept for the next prompt that begins alike."""
+    lookup_tokens: int
+    """Prompt tokens looked up since start."""
+    hit_tokens: int
+    """Of which this tier had."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    model: str
+    device: str
+    dtype: str
+    kv_dtype: str
+    attention_backend: str
+    block_size_tokens: int
+    block_bytes: int
+    max_model_tokens: int
+    max_batched_tokens: int
+    max_seqs: int
+    running: int
+    waiting: int
+    steps: int
+    prompt_tokens: int
+    """Computed since start."""
+    completion_tokens: int
+    """Sampled since start."""
+    preemptions: int
+    tiers: tuple[TierStatus, ...]
+    step_gap_p50_ns: int
+    """Between the end of one step and the start of the next while work waited."""
+    step_gap_p99_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    role: str
+    """tokenizer, scheduler or worker."""
+    address: str
+    pid: int
+    state: str
+    """starting, ready, draining or lost."""
+    uptime_ns: int
+    detail: str
+    worker: WorkerStatus | None
+    """Set for workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    id: str
+    fingerprint: str
+    """Digest of config and weights, hexadecimal."""
+    max_model_tokens: int
+    vocab_size: int
+    has_chat_template: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StackStatus:
+    services: tuple[ServiceStatus, ...]
+    models: tuple[ModelInfo, ...]

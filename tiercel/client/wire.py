@@ -1,0 +1,154 @@
+"""From received messages to the client's own types. The only reader of generated event and status types."""
+
+from collections.abc import Iterator
+
+from tiercel.client.events import (
+    Alternative,
+    CachedTokens,
+    ChoiceEnd,
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    PromptLogprobs,
+    RequestReport,
+    Started,
+    TokenLogprob,
+    Usage,
+)
+from tiercel.client.status import ModelInfo, ServiceStatus, StackStatus, TierStatus, WorkerStatus
+from tiercel.v1 import common_pb2, inference_pb2
+
+_REASONS = {
+    common_pb2.FINISH_REASON_STOP: FinishReason.STOP,
+    common_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    common_pb2.FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
+}
+
+
+def event(message: inference_pb2.GenerateEvent) -> Event | None:
+    """None for an event of a later version that this client does not know."""
+    match message.WhichOneof("event"):
+        case "delta":
+            delta = message.delta
+            return Delta(delta.index, delta.text, tuple(delta.token_ids), logprobs(delta.logprobs))
+        case "started":
+            started = message.started
+            return Started(
+                started.request_id, started.model, started.prompt_tokens, cached_tokens(started.cached_tokens)
+            )
+        case "prompt_logprobs":
+            return PromptLogprobs(logprobs(message.prompt_logprobs.logprobs))
+        case "finished":
+            finished = message.finished
+            ends = tuple(_choice_end(end) for end in finished.choices)
+            return Finished(ends, usage(finished.usage), report(finished.report))
+        case _:
+            return None
+
+
+def _choice_end(end: inference_pb2.ChoiceEnd) -> ChoiceEnd:
+    return ChoiceEnd(
+        index=end.index,
+        reason=_REASONS[end.reason],
+        completion_tokens=end.completion_tokens,
+        stop=end.stop or None,
+        stop_token_id=end.stop_token_id if end.HasField("stop_token_id") else None,
+    )
+
+
+def cached_tokens(message: common_pb2.CachedTokens) -> CachedTokens:
+    return CachedTokens(message.device, message.host, message.disk)
+
+
+def usage(message: common_pb2.Usage) -> Usage:
+    return Usage(message.prompt_tokens, message.completion_tokens, cached_tokens(message.cached_tokens))
+
+
+def report(message: common_pb2.RequestReport) -> RequestReport:
+    return RequestReport(
+        request_id=message.request_id,
+        queue_ns=message.queue_ns,
+        prefill_ns=message.prefill_ns,
+        decode_ns=message.decode_ns,
+        ttft_ns=message.ttft_ns,
+        e2e_ns=message.e2e_ns,
+        tokenize_ns=message.tokenize_ns,
+        preemptions=message.preemptions,
+        prefill_chunks=message.prefill_chunks,
+        worker=message.worker,
+        received_unix_ns=message.received_unix_ns,
+    )
+
+
+def logprobs(columns: common_pb2.LogprobColumns) -> tuple[TokenLogprob, ...]:
+    return tuple(_logprob_rows(columns)) if columns.token_ids else ()
+
+
+def _logprob_rows(columns: common_pb2.LogprobColumns) -> Iterator[TokenLogprob]:
+    first_top = 0
+    for i, token_id in enumerate(columns.token_ids):
+        end_top = first_top + columns.num_top[i]
+        top = tuple(Alternative(columns.top_token_ids[j], columns.top_logprobs[j]) for j in range(first_top, end_top))
+        yield TokenLogprob(token_id, columns.logprobs[i], columns.ranks[i], top)
+        first_top = end_top
+
+
+def model_info(message: inference_pb2.ModelInfo) -> ModelInfo:
+    return ModelInfo(
+        message.id, message.fingerprint, message.max_model_tokens, message.vocab_size, message.has_chat_template
+    )
+
+
+def stack_status(message: inference_pb2.GetStatusResponse) -> StackStatus:
+    return StackStatus(
+        services=tuple(_service_status(service) for service in message.services),
+        models=tuple(model_info(model) for model in message.models),
+    )
+
+
+def _service_status(message: common_pb2.ServiceStatus) -> ServiceStatus:
+    return ServiceStatus(
+        role=message.role,
+        address=message.address,
+        pid=message.pid,
+        state=message.state,
+        uptime_ns=message.uptime_ns,
+        detail=message.detail,
+        worker=_worker_status(message.worker) if message.HasField("worker") else None,
+    )
+
+
+def _worker_status(message: common_pb2.WorkerStatus) -> WorkerStatus:
+    return WorkerStatus(
+        model=message.model,
+        device=message.device,
+        dtype=message.dtype,
+        kv_dtype=message.kv_dtype,
+        attention_backend=message.attention_backend,
+        block_size_tokens=message.block_size_tokens,
+        block_bytes=message.block_bytes,
+        max_model_tokens=message.max_model_tokens,
+        max_batched_tokens=message.max_batched_tokens,
+        max_seqs=message.max_seqs,
+        running=message.running,
+        waiting=message.waiting,
+        steps=message.steps,
+        prompt_tokens=message.prompt_tokens,
+        completion_tokens=message.completion_tokens,
+        preemptions=message.preemptions,
+        tiers=tuple(_tier_status(tier) for tier in message.tiers),
+        step_gap_p50_ns=message.step_gap_p50_ns,
+        step_gap_p99_ns=message.step_gap_p99_ns,
+    )
+
+
+def _tier_status(message: common_pb2.TierStatus) -> TierStatus:
+    return TierStatus(
+        message.tier,
+        message.capacity_blocks,
+        message.in_use_blocks,
+        message.cached_blocks,
+        message.lookup_tokens,
+        message.hit_tokens,
+    )
