@@ -1,0 +1,24 @@
+"""The settings that every service has. Each service adds its own in `services/<name>/config.py`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.common.settings import setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceConfig:
+    """Where a service listens, how it leaves, and its TLS files."""
+
+    host: str = setting("Address to listen on; 0.0.0.0 or :: for all.", "127.0.0.1")
+    port: int = setting("Port to listen on; 0 picks a free one.", 0, minimum=0)
+    announce: Path | None = setting("Append JSON lines on start and readiness to this file.", None)
+    drain_timeout_s: float = setting("Seconds that running work may take after SIGTERM.", 30.0, minimum=0)
+    tls_cert: Path | None = setting("PEM certificate chain of this service.", None, table="tls", key="cert")
+    tls_key: Path | None = setting("PEM private key of this service.", None, table="tls", key="key")
+    tls_ca: Path | None = setting(
+        "PEM authority that the services this one dials are checked against; set, it dials with TLS.",
+        None,
+        table="tls",
+        key="ca",
+    )
