@@ -35,7 +35,7 @@ class AttnPlan(Protocol):
 
 
 class AttentionBackend(Protocol):
-    """Writes the new K and V into the pool and attends over it. Built with the layer views of one pool."""
+    """Writes the new K and V into the pool and attends over it. Built over one pool and its layers' windows."""
 
     name: str
 

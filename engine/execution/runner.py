@@ -1,0 +1,137 @@
+"""Carries out step plans: one forward pass over the whole mixed batch, then sampling."""
+
+import time
+
+import numpy as np
+import torch
+
+from engine.execution.batch import StepBatch, build_batch
+from engine.execution.sampler import FAULT, Sampler
+from engine.execution.slots import Slots
+from engine.ids import SeqSlot
+from engine.models.llama import LlamaModel
+from engine.scheduling.plan import StepPlan, StepResult
+from kernels.attention.protocol import AttentionBackend
+
+_SCORED_ROWS = 128
+"""Prompt positions whose logits are held at once: 128 rows of 150 k logits are 77 MB in fp32."""
+
+
+class ModelRunner:
+    """Owns the slots' state and drives model, attention and sampler. One thread calls it."""
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        attention: AttentionBackend,
+        *,
+        block_size: int,
+        max_seqs: int,
+        max_model_tokens: int,
+    ) -> None:
+        """`attention` was built over the pool whose block ids the plans name."""
+        self._model = model
+        self._attention = attention
+        self._device = model.device
+        self._slots = Slots(max_seqs, max_model_tokens, block_size, model.device)
+        self._sampler = Sampler(model.config.vocab_size, max_seqs, max_model_tokens, model.device)
+        self._flat_tokens = self._slots.tokens.view(-1)
+        self._max_model_tokens = max_model_tokens
+        self._needs_prompt_lengths = model.rope.length_dependent_from > 0
+        self.void_slots: list[SeqSlot] = []
+        """Slots of the last executed plan whose logits were not finite. They are left out of its result."""
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Release, add, compute, sample; each sampled token becomes the next input of its slot.
+
+        Fills `start_ns` and `end_ns`. Raises ValueError for a plan that contradicts the slots' state, and whatever
+        torch raises; the state of every slot is then undefined and `reset` is due.
+        """
+        result = StepResult(plan.step_id)
+        result.timings.start_ns = time.monotonic_ns()
+        self.void_slots = []
+        with torch.inference_mode():
+            self._update_slots(plan)
+            if len(plan.work):
+                batch = build_batch(plan.work, self._slots, self._device, self._needs_prompt_lengths)
+                self._compute(batch, result)
+        result.timings.end_ns = time.monotonic_ns()
+        return result
+
+    def reset(self) -> None:
+        """Forget every sequence, for a new session."""
+        for slot in self._slots.release_all():
+            self._sampler.release(slot)
+
+    def _update_slots(self, plan: StepPlan) -> None:
+        for slot in plan.released_slots:
+            self._slots.release(slot)
+            self._sampler.release(slot)
+        for sequence in plan.new_sequences:
+            self._slots.add(sequence)
+            self._sampler.add(sequence.slot, sequence.sampling, sequence.num_prompt_tokens)
+        work = plan.work
+        if work.new_block_ids:
+            counts = np.array(work.num_new_blocks, dtype=np.int64)
+            self._slots.append_blocks(np.array(work.slots, dtype=np.int64), counts, work.new_block_ids)
+
+    def _compute(self, batch: StepBatch, result: StepResult) -> None:
+        attention = batch.attention
+        hidden = self._model.hidden(
+            batch.token_ids,
+            attention.positions,
+            batch.num_prompt_tokens,
+            self._attention,
+            self._attention.plan(attention),
+        )
+        if self._slots.num_scoring:
+            self._score_prompts(batch, hidden, result)
+        if not batch.host_sample_slots:
+            return
+        logits = self._model.logits(hidden.index_select(0, batch.sample_tokens))
+        sampled = self._sampler.sample(
+            logits, batch.sample_slots, batch.sample_positions, self._slots.tokens, batch.host_sample_slots
+        )
+        # A sequence that has reached the end of its slot samples its last token, which is never an input.
+        positions = batch.sample_positions.clamp(max=self._max_model_tokens - 1)
+        inputs = sampled.clamp(min=0).to(torch.int32)
+        self._flat_tokens.index_copy_(0, batch.sample_slots * self._max_model_tokens + positions, inputs)
+        if self._slots.num_scoring:
+            self._score_samples(batch, logits, sampled, result)
+        for slot, token_id in zip(batch.host_sample_slots, sampled.tolist(), strict=True):
+            if token_id == FAULT:
+                self.void_slots.append(SeqSlot(slot))
+            else:
+                result.slots.append(SeqSlot(slot))
+                result.token_ids.append(token_id)
+
+    def _score_samples(self, batch: StepBatch, logits: torch.Tensor, sampled: torch.Tensor, result: StepResult) -> None:
+        rows: list[int] = []
+        num_top: list[int] = []
+        for row, slot in enumerate(batch.host_sample_slots):
+            sampling = self._slots.sampling[slot]
+            if sampling is not None and sampling.logprobs is not None:
+                rows.append(row)
+                num_top.append(sampling.logprobs)
+                result.logprob_slots.append(SeqSlot(slot))
+                result.logprob_positions.append(batch.host_sample_positions[row])
+        if rows:
+            index = torch.tensor(rows, device=self._device)
+            result.logprobs.extend(self._sampler.logprobs(logits[index], sampled[index], num_top))
+
+    def _score_prompts(self, batch: StepBatch, hidden: torch.Tensor, result: StepResult) -> None:
+        """Positions `start + 1 ..= start + n` of each row that asks, as far as they are in the prompt."""
+        for row, slot in enumerate(batch.slots.tolist()):
+            sampling = self._slots.sampling[slot]
+            if sampling is None or sampling.prompt_logprobs is None:
+                continue
+            start, first = int(batch.starts[row]), batch.attention.query_starts[row]
+            last_scored = min(start + int(batch.num_tokens[row]), int(self._slots.num_prompt_tokens[slot]) - 1)
+            for position in range(start, last_scored, _SCORED_ROWS):
+                count = min(_SCORED_ROWS, last_scored - position)
+                offset = first + position - start
+                logits = self._model.logits(hidden[offset : offset + count])
+                targets = self._slots.tokens[slot, position + 1 : position + 1 + count].long()
+                result.logprobs.extend(self._sampler.logprobs(logits, targets, [sampling.prompt_logprobs] * count))
+                result.logprob_slots.extend([SeqSlot(slot)] * count)
+                result.logprob_positions.extend(range(position + 1, position + 1 + count))

@@ -1,0 +1,77 @@
+"""What the worker remembers of each running sequence between steps, in columns by slot."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from engine.sampling import SamplingParams
+from engine.scheduling.plan import NewSequence
+
+IntArray = npt.NDArray[np.int64]
+
+
+class Slots:
+    """State of up to `max_seqs` sequences. The token table is on the device, all else on the host.
+
+    Owned and touched by the runner's thread only.
+    """
+
+    def __init__(self, max_seqs: int, max_model_tokens: int, block_size: int, device: torch.device) -> None:
+        self.max_seqs = max_seqs
+        self.max_model_tokens = max_model_tokens
+        self.block_size = block_size
+        self.tokens = torch.zeros(max_seqs, max_model_tokens, dtype=torch.int32, device=device)
+        """int32 [max_seqs, max_model_tokens]: ids known so far; sampled ones are written behind the known ones."""
+        self.block_tables = np.zeros((max_seqs, -(-max_model_tokens // block_size)), dtype=np.int32)
+        self.num_blocks = np.zeros(max_seqs, dtype=np.int64)
+        self.num_prompt_tokens = np.zeros(max_seqs, dtype=np.int64)
+        self.sampling: list[SamplingParams | None] = [None] * max_seqs
+        """None: the slot is free."""
+        self.num_scoring = 0
+        """Slots that ask for log probabilities of either kind."""
+
+    def add(self, sequence: NewSequence) -> None:
+        """Take a slot. Raises ValueError where the slot is taken, or the sequence does not fit."""
+        slot, num_tokens = sequence.slot, len(sequence.token_ids)
+        if not 0 <= slot < self.max_seqs:
+            raise ValueError(f"slot {slot} is outside of the worker's {self.max_seqs}")
+        if self.sampling[slot] is not None:
+            raise ValueError(f"slot {slot} is taken; it must be released before {sequence.request_id} can have it")
+        if not 0 < num_tokens <= self.max_model_tokens:
+            raise ValueError(
+                f"{sequence.request_id} has {num_tokens} tokens; a sequence has 1 to {self.max_model_tokens}"
+            )
+        self.tokens[slot, :num_tokens] = torch.tensor(sequence.token_ids, dtype=torch.int32)
+        self.num_prompt_tokens[slot] = sequence.num_prompt_tokens
+        self.block_tables[slot, : len(sequence.block_ids)] = sequence.block_ids
+        self.num_blocks[slot] = len(sequence.block_ids)
+        self.sampling[slot] = sequence.sampling
+        self.num_scoring += _scores(sequence.sampling)
+
+    def release(self, slot: int) -> None:
+        """Free a slot; releasing a free one does nothing."""
+        sampling = self.sampling[slot]
+        if sampling is not None:
+            self.sampling[slot] = None
+            self.num_scoring -= _scores(sampling)
+
+    def release_all(self) -> list[int]:
+        """Free every slot that is taken and return them."""
+        taken = [slot for slot, sampling in enumerate(self.sampling) if sampling is not None]
+        for slot in taken:
+            self.release(slot)
+        return taken
+
+    def append_blocks(self, slots: IntArray, num_new_blocks: IntArray, block_ids: Sequence[int]) -> None:
+        """Append `num_new_blocks[i]` of the flat `block_ids` to the table of `slots[i]`."""
+        ends = np.cumsum(num_new_blocks)
+        rows = np.repeat(slots, num_new_blocks)
+        within = np.arange(len(rows)) - np.repeat(ends - num_new_blocks, num_new_blocks)
+        self.block_tables[rows, self.num_blocks[rows] + within] = block_ids
+        self.num_blocks[slots] += num_new_blocks
+
+
+def _scores(sampling: SamplingParams) -> bool:
+    return sampling.logprobs is not None or sampling.prompt_logprobs is not None

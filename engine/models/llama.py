@@ -1,0 +1,108 @@
+"""The Llama decoder: pre-norm attention with RoPE and grouped key/value heads, and a gated MLP.
+
+Mistral, Qwen2 and Qwen3 are this decoder with other switches of `ModelConfig`; a family with a different
+structure overrides `build_layer`.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from engine.models.config import ModelConfig
+from engine.models.layers import GatedMlp, Linear, RmsNorm
+from engine.models.rope import RotaryEmbedding, rotate
+from kernels.attention.protocol import AttentionBackend, AttnPlan
+
+
+class LlamaLayer:
+    """One decoder layer. q, k and v are rows of one projection."""
+
+    def __init__(self, config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._index = index
+        self._head_dim = config.head_dim
+        self._num_heads = config.num_heads
+        self._num_kv_heads = config.num_kv_heads
+        q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self._qkv_rows = {"q_proj": q_rows, "k_proj": kv_rows, "v_proj": kv_rows}
+        self._input_norm = RmsNorm(config.hidden_size, config.rms_norm_eps, dtype, device)
+        self._qkv = Linear(config.hidden_size, q_rows + 2 * kv_rows, config.qkv_bias, dtype, device)
+        self._output = Linear(q_rows, config.hidden_size, config.output_bias, dtype, device)
+        self._mlp_norm = RmsNorm(config.hidden_size, config.rms_norm_eps, dtype, device)
+        self._mlp = GatedMlp(config, dtype, device)
+
+    def targets(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {
+            f"{prefix}.input_layernorm.weight": self._input_norm.weight,
+            f"{prefix}.post_attention_layernorm.weight": self._mlp_norm.weight,
+            **self._qkv.targets(f"{prefix}.self_attn", self._qkv_rows),
+            **self._output.targets(f"{prefix}.self_attn", {"o_proj": self._output.weight.shape[0]}),
+            **self._mlp.targets(f"{prefix}.mlp"),
+        }
+
+    def __call__(
+        self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attention: AttentionBackend, plan: AttnPlan
+    ) -> torch.Tensor:
+        """Add attention and MLP to `hidden` [tokens, hidden_size], in place."""
+        first_k, first_v = self._num_heads, self._num_heads + self._num_kv_heads
+        qkv = self._qkv(self._input_norm(hidden)).view(hidden.shape[0], -1, self._head_dim)
+        self._normalise_heads(qkv)
+        rotate(qkv[:, :first_v], cos, sin)
+        attended = attention.run(qkv[:, :first_k], qkv[:, first_k:first_v], qkv[:, first_v:], self._index, plan)
+        hidden.add_(self._output(attended.view(hidden.shape[0], -1)))
+        return hidden.add_(self._mlp(self._mlp_norm(hidden)))
+
+    def _normalise_heads(self, qkv: torch.Tensor) -> None:
+        """Hook, before RoPE, on q, k and v heads `[tokens, heads, head_dim]`, in place."""
+
+
+class LlamaModel:
+    """Embedding, layers, final norm and the projection to the vocabulary.
+
+    Built with uninitialised parameters in their final dtype and place; `engine.models.weights` fills them. Runs
+    on one thread at a time, under `torch.inference_mode`.
+    """
+
+    def __init__(self, config: ModelConfig, max_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
+        """`max_tokens` bounds the positions that RoPE tables cover."""
+        self.config = config
+        self.dtype = dtype
+        self.device = device
+        self.rope = RotaryEmbedding(config, max_tokens, dtype, device)
+        self._embedding = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device=device)
+        self._layers = [self.build_layer(config, index, dtype, device) for index in range(config.num_layers)]
+        self._norm = RmsNorm(config.hidden_size, config.rms_norm_eps, dtype, device)
+        self._lm_head = self._embedding if config.tie_word_embeddings else torch.empty_like(self._embedding)
+
+    def build_layer(self, config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device) -> LlamaLayer:
+        return LlamaLayer(config, index, dtype, device)
+
+    def targets(self) -> dict[str, torch.Tensor]:
+        """Checkpoint names and the parameters (or rows of them) that they fill."""
+        found = {"model.embed_tokens.weight": self._embedding, "model.norm.weight": self._norm.weight}
+        if not self.config.tie_word_embeddings:
+            found["lm_head.weight"] = self._lm_head
+        for index, layer in enumerate(self._layers):
+            found.update(layer.targets(f"model.layers.{index}"))
+        return found
+
+    def aliases(self) -> dict[str, str]:
+        """Names that a checkpoint may hold beside the tensor that they equal."""
+        return {"lm_head.weight": "model.embed_tokens.weight"} if self.config.tie_word_embeddings else {}
+
+    def hidden(
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        num_prompt_tokens: torch.Tensor | None,
+        attention: AttentionBackend,
+        plan: AttnPlan,
+    ) -> torch.Tensor:
+        """Hidden states `[tokens, hidden_size]` before the final norm, for flat token ids and positions int64."""
+        hidden = F.embedding(token_ids, self._embedding)
+        cos, sin = self.rope.cos_sin(positions, num_prompt_tokens)
+        for layer in self._layers:
+            hidden = layer(hidden, cos, sin, attention, plan)
+        return hidden
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[rows, vocab_size]` for the rows of `hidden` that are wanted."""
+        return F.linear(self._norm(hidden), self._lm_head)

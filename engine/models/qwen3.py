@@ -1,0 +1,32 @@
+"""Qwen3 (arXiv:2505.09388): Llama with an RMSNorm over each head of q and k before RoPE."""
+
+import torch
+
+from engine.models.config import ModelConfig
+from engine.models.layers import RmsNorm
+from engine.models.llama import LlamaLayer, LlamaModel
+
+
+class Qwen3Layer(LlamaLayer):
+    def __init__(self, config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__(config, index, dtype, device)
+        self._q_norm = RmsNorm(config.head_dim, config.rms_norm_eps, dtype, device)
+        self._k_norm = RmsNorm(config.head_dim, config.rms_norm_eps, dtype, device)
+
+    def targets(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {
+            **super().targets(prefix),
+            f"{prefix}.self_attn.q_norm.weight": self._q_norm.weight,
+            f"{prefix}.self_attn.k_norm.weight": self._k_norm.weight,
+        }
+
+    def _normalise_heads(self, qkv: torch.Tensor) -> None:
+        q = qkv[:, : self._num_heads]
+        k = qkv[:, self._num_heads : self._num_heads + self._num_kv_heads]
+        q.copy_(self._q_norm(q))
+        k.copy_(self._k_norm(k))
+
+
+class Qwen3Model(LlamaModel):
+    def build_layer(self, config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device) -> LlamaLayer:
+        return Qwen3Layer(config, index, dtype, device)

@@ -1,0 +1,257 @@
+"""Attention over paged blocks with torch's own fused kernel: gather the pages of some rows, then attend.
+
+Decode rows of similar length are gathered into one padded batch; a prefill row is gathered alone. The group of query
+heads that share a K/V head is folded into the query length (decode) or reads K and V through a zero stride
+(prefill), so no K/V head is ever repeated in memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from kernels.attention.protocol import AttnBatch, AttnPlan
+
+_GROUP_COST_BLOCKS = 16
+"""One more group costs about as much as gathering this many blocks of padding (measured, 2 cores, bf16)."""
+
+_GROUP_BYTES = 8 << 20
+"""A group's gathered K and V should be read back from cache."""
+
+_QUERY_TILE = 512
+"""Queries per masked call, which bounds the mask to tile * context elements."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Consecutive rows with one query each. Their K and V are gathered as [rows, 2, kv_heads, blocks, ...]."""
+
+    tokens: slice
+    num_blocks: int
+    """Per row, padding included."""
+    page_ids: torch.Tensor
+    mask: torch.Tensor | None
+    """[rows, 1, 1, tokens], added to the scores; None: nothing is hidden."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillTile:
+    """Some consecutive queries of a prefill row; they see the row's gathered tokens up to `num_visible`."""
+
+    tokens: slice
+    num_visible: int
+    mask: torch.Tensor | None
+    """[queries, num_visible], added to the scores; None: causal from the first gathered token."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillRow:
+    """A row with several queries."""
+
+    num_blocks: int
+    page_ids: torch.Tensor
+    tiles: list[PrefillTile]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPlan:
+    """What the layers of one window share."""
+
+    decode: list[DecodeGroup]
+    prefill: list[PrefillRow]
+
+
+@dataclass(frozen=True, slots=True)
+class TorchPlan:
+    write_rows: torch.Tensor
+    """int64 [tokens * kv_heads]: rows of head_dim elements where layer 0's K go."""
+    by_window: dict[int | None, WindowPlan]
+
+
+class TorchAttention:
+    """Works on any device that torch has; the choice where there is no kernel of our own."""
+
+    name = "torch"
+
+    def __init__(self, kv: torch.Tensor, windows: Sequence[int | None], dtype: torch.dtype) -> None:
+        """`kv` is one pool's `[num_blocks, layers, 2, kv_heads, block_size, head_dim]`, records without padding.
+
+        `windows` has an entry per layer, `dtype` is that of q. Workspaces belong to the backend: one thread at a time.
+        """
+        num_blocks, num_layers, _, kv_heads, block_size, head_dim = kv.shape
+        assert len(windows) == num_layers
+        if not kv.is_contiguous():
+            raise ValueError(
+                "the torch backend needs records without padding; use a block size that is a multiple of 8"
+            )
+        self._windows = tuple(windows)
+        self._dtype = dtype
+        self._kv_heads, self._block_size, self._head_dim = kv_heads, block_size, head_dim
+        self._pages_per_block = num_layers * 2 * kv_heads
+        self._pool = kv.view(num_blocks, -1)
+        # A page is one head's K (or V) of a block. Layer l sees the same ids as layer 0, in a shifted view.
+        pages = kv.view(-1, block_size * head_dim)
+        rows = kv.view(-1, head_dim)
+        self._pages = [pages[layer * 2 * kv_heads :] for layer in range(num_layers)]
+        self._key_rows = [rows[(layer * 2) * kv_heads * block_size :] for layer in range(num_layers)]
+        self._value_rows = [rows[(layer * 2 + 1) * kv_heads * block_size :] for layer in range(num_layers)]
+        self._head_pages = torch.arange(2 * kv_heads, device=kv.device)
+        self._head_rows = torch.arange(kv_heads, device=kv.device) * block_size
+        self._gathered = torch.empty(0, dtype=kv.dtype, device=kv.device)
+
+    def plan(self, batch: AttnBatch) -> TorchPlan:
+        blocks, offsets = batch.write_slots // self._block_size, batch.write_slots % self._block_size
+        # The gather reads a block's unwritten tail before the mask hides it: whatever an earlier owner left there
+        # (0 * NaN is NaN) must not reach this sequence.
+        self._pool.index_fill_(0, blocks[offsets == 0], 0)
+        rows = (blocks * (self._pages_per_block * self._block_size) + offsets)[:, None] + self._head_rows
+        longest = max(batch.context_lens, default=0)
+        by_window: dict[int | None, WindowPlan] = {}
+        for window in set(self._windows):
+            if window is None or window >= longest:
+                if None not in by_window:
+                    by_window[None] = self._window_plan(batch, None)
+                by_window[window] = by_window[None]
+            else:
+                by_window[window] = self._window_plan(batch, window)
+        return TorchPlan(rows.view(-1), by_window)
+
+    def run(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, plan: AttnPlan) -> torch.Tensor:
+        assert isinstance(plan, TorchPlan)
+        self._key_rows[layer].index_copy_(0, plan.write_rows, self._stored(k))
+        self._value_rows[layer].index_copy_(0, plan.write_rows, self._stored(v))
+        window_plan = plan.by_window[self._windows[layer]]
+        groups = window_plan.decode
+        if len(groups) == 1 and not window_plan.prefill:
+            return self._decode(q, layer, groups[0]).reshape(q.shape)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        for group in groups:
+            out[group.tokens] = self._decode(q[group.tokens], layer, group).view(-1, *q.shape[1:])
+        for row in window_plan.prefill:
+            self._prefill(q, layer, row, out)
+        return out
+
+    def _decode(self, q: torch.Tensor, layer: int, group: DecodeGroup) -> torch.Tensor:
+        """[rows, kv_heads, heads per kv head, head_dim]."""
+        num_rows = q.shape[0]
+        keys, values = self._gather(layer, group.page_ids, num_rows, group.num_blocks).unbind(1)
+        folded = q.reshape(num_rows, self._kv_heads, -1, self._head_dim)
+        return F.scaled_dot_product_attention(folded, keys, values, attn_mask=group.mask)
+
+    def _prefill(self, q: torch.Tensor, layer: int, row: PrefillRow, out: torch.Tensor) -> None:
+        gathered = self._gather(layer, row.page_ids, 1, row.num_blocks)[0]
+        group = q.shape[1] // self._kv_heads
+        for tile in row.tiles:
+            # K/V heads are the batch, the query heads of a group its heads: [kv_heads, group, tokens, head_dim].
+            queries = q[tile.tokens].view(-1, self._kv_heads, group, self._head_dim).permute(1, 2, 0, 3)
+            keys, values = gathered[:, :, None, : tile.num_visible].expand(-1, -1, group, -1, -1)
+            attended = F.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=tile.mask, is_causal=tile.mask is None
+            )
+            out[tile.tokens] = attended.permute(2, 0, 1, 3).flatten(1, 2)
+
+    def _stored(self, heads: torch.Tensor) -> torch.Tensor:
+        return heads.reshape(-1, self._head_dim).to(self._pool.dtype)
+
+    def _gather(self, layer: int, page_ids: torch.Tensor, num_rows: int, num_blocks: int) -> torch.Tensor:
+        """[rows, 2, kv_heads, num_blocks * block_size, head_dim] in q's dtype; valid until the next gather."""
+        size = page_ids.numel() * self._block_size * self._head_dim
+        if self._gathered.numel() < size:
+            self._gathered = self._gathered.new_empty(size)
+        target = self._gathered[:size].view(page_ids.numel(), -1)
+        torch.index_select(self._pages[layer], 0, page_ids, out=target)
+        shape = (num_rows, 2, self._kv_heads, num_blocks * self._block_size, self._head_dim)
+        return target.view(shape).to(self._dtype)
+
+    def _window_plan(self, batch: AttnBatch, window: int | None) -> WindowPlan:
+        starts = batch.query_starts
+        return WindowPlan(
+            [self._decode_group(batch, first, last, window) for first, last in self._decode_runs(batch, window)],
+            [self._prefill_row(batch, i, window) for i in range(len(starts) - 1) if starts[i + 1] - starts[i] > 1],
+        )
+
+    def _decode_runs(self, batch: AttnBatch, window: int | None) -> list[tuple[int, int]]:
+        """Consecutive decode rows to gather together, as [first, last): padding and size are bounded."""
+        max_blocks = max(1, _GROUP_BYTES // (2 * self._kv_heads * self._block_size * self._head_dim * 2))
+        runs: list[tuple[int, int]] = []
+        first, longest, total = 0, 0, 0
+        for row, context in enumerate(batch.context_lens):
+            if batch.query_starts[row + 1] - batch.query_starts[row] != 1:
+                if row > first:
+                    runs.append((first, row))
+                first, longest, total = row + 1, 0, 0
+                continue
+            num_blocks = -(-context // self._block_size) - self._first_block(context, 1, window)
+            longest = max(longest, num_blocks)
+            padded = longest * (row - first + 1)
+            if row > first and (padded - total - num_blocks > _GROUP_COST_BLOCKS or padded > max_blocks):
+                runs.append((first, row))
+                first, longest, total = row, num_blocks, 0
+            total += num_blocks
+        if len(batch.context_lens) > first:
+            runs.append((first, len(batch.context_lens)))
+        return runs
+
+    def _decode_group(self, batch: AttnBatch, first: int, last: int, window: int | None) -> DecodeGroup:
+        contexts = batch.context_lens[first:last]
+        starts = [self._first_block(context, 1, window) for context in contexts]
+        lengths = [context - start * self._block_size for context, start in zip(contexts, starts, strict=True)]
+        num_blocks = -(-max(lengths) // self._block_size)
+        table = batch.block_table[first:last]
+        device = table.device
+        columns = torch.arange(num_blocks, device=device)
+        if window is None:
+            ids = table[:, :num_blocks]
+        else:
+            shifted = torch.tensor(starts, device=device)[:, None] + columns
+            ids = table.gather(1, shifted.clamp_max_(table.shape[1] - 1))
+        length = torch.tensor(lengths, device=device)[:, None]
+        # Padding repeats the row's own first block: no other sequence's bytes are read.
+        ids = torch.where(columns * self._block_size < length, ids, ids[:, :1])
+        mask = None
+        num_tokens = num_blocks * self._block_size
+        if window is not None or min(lengths) < num_tokens:
+            position = torch.arange(num_tokens, device=device)
+            visible = position < length
+            if window is not None:
+                visible &= position >= length - window
+            mask = self._additive(visible)[:, None, None]
+        tokens = slice(batch.query_starts[first], batch.query_starts[last])
+        return DecodeGroup(tokens, num_blocks, self._page_ids(ids), mask)
+
+    def _prefill_row(self, batch: AttnBatch, row: int, window: int | None) -> PrefillRow:
+        first, last = batch.query_starts[row], batch.query_starts[row + 1]
+        context = batch.context_lens[row]
+        start_block = self._first_block(context, last - first, window)
+        end_block = -(-context // self._block_size)
+        ids = batch.block_table[row : row + 1, start_block:end_block]
+        start_position = start_block * self._block_size
+        tiles: list[PrefillTile] = []
+        if window is None and context == last - first:
+            tiles.append(PrefillTile(slice(first, last), context, None))
+        else:
+            for tile in range(first, last, _QUERY_TILE):
+                tokens = slice(tile, min(tile + _QUERY_TILE, last))
+                num_visible = context - (last - tokens.stop) - start_position
+                query = batch.positions[tokens, None] - start_position
+                key = torch.arange(num_visible, device=query.device)
+                visible = key <= query
+                if window is not None:
+                    visible &= key > query - window
+                tiles.append(PrefillTile(tokens, num_visible, self._additive(visible)))
+        return PrefillRow(end_block - start_block, self._page_ids(ids), tiles)
+
+    def _first_block(self, context: int, num_queries: int, window: int | None) -> int:
+        """The first block that any of a row's queries sees."""
+        return 0 if window is None else max(0, context - num_queries - window + 1) // self._block_size
+
+    def _page_ids(self, block_ids: torch.Tensor) -> torch.Tensor:
+        """int64 [rows * 2 * kv_heads * blocks] from block ids [rows, blocks]."""
+        pages = block_ids.long()[:, None] * self._pages_per_block + self._head_pages[:, None]
+        return pages.reshape(-1)
+
+    def _additive(self, visible: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(visible.shape, dtype=self._dtype, device=visible.device).masked_fill_(
+            ~visible, float("-inf")
+        )
