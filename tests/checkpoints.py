@@ -16,9 +16,9 @@ from transformers import (
     GenerationConfig,
     LlamaConfig,
     MistralConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
 )
