@@ -1,0 +1,31 @@
+"""`python -m services.worker`."""
+
+import sys
+
+from services.common.command import service_command
+from services.common.server import ServiceHost, serve
+from services.worker.config import WorkerConfig
+from services.worker.engine_thread import LoadedEngine, LoadProgress
+from services.worker.service import SERVICE_NAME, WorkerService
+
+# The engine's thread spends its time in torch, without the interpreter lock; what it does in Python between two steps
+# competes with the asyncio thread. The default of 5 ms would let either hold the other up for longer than a step's
+# whole bookkeeping takes.
+_SWITCH_INTERVAL_S = 0.0002
+
+
+async def run(config: WorkerConfig) -> None:
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+
+    def load(progress: LoadProgress) -> LoadedEngine:
+        # Imported on the engine's thread, since torch takes seconds and health answers meanwhile.
+        from services.worker.model_loading import load_engine
+
+        return load_engine(config, progress)
+
+    host = ServiceHost(SERVICE_NAME, config)
+    await serve(host, WorkerService(host, load), config)
+
+
+if __name__ == "__main__":
+    service_command("worker", "Run one model on one device.", WorkerConfig, run).main()

@@ -1,0 +1,44 @@
+"""Settings of the worker service, `[worker]` in the config file."""
+
+import enum
+from dataclasses import dataclass
+
+from services.common.byte_size import ByteSize
+from services.common.config import ServiceConfig
+from services.common.settings import setting
+
+
+class Device(enum.StrEnum):
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Dtype(enum.StrEnum):
+    AUTO = "auto"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    FP32 = "fp32"
+
+
+class KvDtype(enum.StrEnum):
+    AUTO = "auto"
+    FP8 = "fp8"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    FP32 = "fp32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig(ServiceConfig):
+    model: str = setting("Checkpoint directory, Hugging Face id, or demo.")
+    served_model_name: str | None = setting("Name that clients know the model by; default: from --model.", None)
+    device: Device = setting("Where the model runs; auto takes CUDA where there is a device.", Device.AUTO)
+    dtype: Dtype = setting("Type of weights and activations; auto keeps the checkpoint's.", Dtype.AUTO)
+    kv_dtype: KvDtype = setting("Type of cached keys and values; auto takes the activations'.", KvDtype.AUTO)
+    block_size: int = setting("Tokens per cache block.", 16, minimum=1)
+    device_cache: ByteSize | None = setting("Size of the device block pool; default: from the memory.", None)
+    max_batched_tokens: int = setting("Tokens that one step computes at most.", 2048, minimum=1)
+    max_seqs: int = setting("Sequences that run at once.", 64, minimum=1)
+    max_model_len: int | None = setting("Tokens of prompt and output together; default: the model's.", None, minimum=2)
+    threads: int | None = setting("Threads that torch computes with; default: one per core.", None, minimum=1)

@@ -1,0 +1,239 @@
+"""The one thread that owns the model: it loads it, then runs plans back to back from a queue.
+
+The asyncio thread talks gRPC and converts protobuf; here are only plain data. What the thread has to say is handed to
+the loop with `call_soon_threadsafe`. Plans of a session that has ended are skipped.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVarTuple, Unpack
+
+from engine.ids import SeqSlot, StepId
+from engine.scheduling.plan import StepPlan, StepResult
+from services.common import logs
+
+_log = logs.get_logger(__name__)
+
+Ts = TypeVarTuple("Ts")
+
+LoadProgress = Callable[[int, int], None]
+"""Loaded bytes, total bytes."""
+
+
+class StepExecutor(Protocol):
+    """What runs plans: `engine.execution.runner.ModelRunner`."""
+
+    @property
+    def void_slots(self) -> Sequence[SeqSlot]:
+        """Slots of the last plan that gave no usable logits and are missing in its result."""
+        ...
+
+    def execute(self, plan: StepPlan) -> StepResult: ...
+
+    def reset(self) -> None:
+        """Forget every sequence."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """What a loaded worker is; the content of `Ready`."""
+
+    model: str
+    fingerprint: str
+    namespace: bytes
+    block_size_tokens: int
+    block_bytes: int
+    num_blocks: int
+    max_seqs: int
+    max_model_tokens: int
+    max_batched_tokens: int
+    vocab_size: int
+    device: str
+    dtype: str
+    kv_dtype: str
+    attention_backend: str
+    rope_length_dependent_from_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    executor: StepExecutor
+    facts: WorkerFacts
+
+
+@dataclass(frozen=True, slots=True)
+class StepFault:
+    """What broke in a step. No slots: the whole session is void."""
+
+    kind: str
+    message: str
+    slots: list[SeqSlot]
+    step_id: StepId
+
+
+StepOutcome = StepResult | StepFault
+
+
+class EngineSession:
+    """One scheduler's hold on the engine. Outcomes come to `on_outcome` on the loop's thread, in order."""
+
+    def __init__(self, on_outcome: Callable[[StepOutcome], None]) -> None:
+        self.on_outcome = on_outcome
+        # Written by the loop's thread or after a fault by the engine's, only ever to True; a late read costs one step.
+        self.is_void = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Begin:
+    session: EngineSession
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    session: EngineSession
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    session: EngineSession
+    plan: StepPlan
+    received_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Leave:
+    pass
+
+
+class _LoadingStopped(Exception):
+    """Raised inside the loader when the process is to end."""
+
+
+class EngineThread:
+    """Every method is called on the loop's thread."""
+
+    def __init__(self, load: Callable[[LoadProgress], LoadedEngine], on_progress: LoadProgress) -> None:
+        """`load` runs on the engine's thread; `on_progress` is called on the loop's."""
+        self._load = load
+        self._on_progress = on_progress
+        self._loop = asyncio.get_running_loop()
+        self._commands: queue.SimpleQueue[_Begin | _End | _Step | _Leave] = queue.SimpleQueue()
+        self._loaded: asyncio.Future[WorkerFacts] = self._loop.create_future()
+        self._died: asyncio.Future[None] = self._loop.create_future()
+        self._is_leaving = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    async def facts(self) -> WorkerFacts:
+        """Wait for the weights. Raises what the loader raised."""
+        return await asyncio.shield(self._loaded)
+
+    async def died(self) -> None:
+        """Return never, or raise what ended the thread."""
+        await asyncio.shield(self._died)
+
+    def begin(self, session: EngineSession) -> None:
+        """All sequences of sessions before this one are void from here on."""
+        self._commands.put(_Begin(session))
+
+    def run(self, session: EngineSession, plan: StepPlan, received_ns: int) -> None:
+        self._commands.put(_Step(session, plan, received_ns))
+
+    def end(self, session: EngineSession) -> None:
+        session.is_void = True
+        self._commands.put(_End(session))
+
+    async def stop(self, timeout_s: float = 5.0) -> None:
+        """Leave after the step that runs now. Loading is given up at its next progress report."""
+        self._is_leaving = True
+        self._commands.put(_Leave())
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, timeout_s)
+
+    def _run(self) -> None:
+        try:
+            engine = self._load(self._report_progress)
+        except _LoadingStopped:
+            return
+        except BaseException as error:
+            self._tell(_fail, self._loaded, error)
+            return
+        self._tell(_resolve, self._loaded, engine.facts)
+        try:
+            self._serve(engine.executor)
+        except BaseException as error:
+            _log.exception("the engine thread ended")
+            self._tell(_fail, self._died, error)
+
+    def _report_progress(self, loaded_bytes: int, total_bytes: int) -> None:
+        if self._is_leaving:
+            raise _LoadingStopped
+        self._tell(self._on_progress, loaded_bytes, total_bytes)
+
+    def _serve(self, executor: StepExecutor) -> None:
+        current: EngineSession | None = None
+        last_end_ns = 0
+        while True:
+            match self._commands.get():
+                case _Step(session, plan, received_ns):
+                    if session is current and not session.is_void:
+                        last_end_ns = self._step(executor, session, plan, received_ns, last_end_ns)
+                case _Begin(session):
+                    current = session
+                    executor.reset()
+                case _End(session):
+                    if session is current:
+                        current = None
+                        executor.reset()
+                case _Leave():
+                    return
+
+    def _step(
+        self, executor: StepExecutor, session: EngineSession, plan: StepPlan, received_ns: int, last_end_ns: int
+    ) -> int:
+        """Run one plan; returns when it ended. A fault in it stays within its session."""
+        start_ns = time.monotonic_ns()
+        try:
+            result = executor.execute(plan)
+        except Exception as error:
+            _log.exception("step failed, the session is void", extra=logs.fields(step_id=plan.step_id))
+            session.is_void = True
+            executor.reset()
+            self._tell(session.on_outcome, StepFault(type(error).__name__, str(error), [], plan.step_id))
+            return time.monotonic_ns()
+        end_ns = time.monotonic_ns()
+        timings = result.timings
+        timings.start_ns, timings.end_ns, timings.received_ns = start_ns, end_ns, received_ns
+        timings.gap_ns = start_ns - last_end_ns if 0 < received_ns <= last_end_ns else 0
+        if executor.void_slots:
+            # Before the result, so that the scheduler does not miss these slots in it.
+            message = "the model's logits are not finite for this sequence"
+            self._tell(
+                session.on_outcome, StepFault("NonFiniteLogits", message, list(executor.void_slots), plan.step_id)
+            )
+        self._tell(session.on_outcome, result)
+        return end_ns
+
+    def _tell(self, callback: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            # The loop has closed: the process is leaving, nobody listens any more.
+            self._is_leaving = True
+
+
+def _resolve(future: asyncio.Future[WorkerFacts], facts: WorkerFacts) -> None:
+    if not future.done():
+        future.set_result(facts)
+
+
+def _fail(future: "asyncio.Future[WorkerFacts] | asyncio.Future[None]", error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,112 @@
+"""From the worker's settings to a model that is ready to run. The one file of the services that knows torch."""
+
+import psutil
+import torch
+
+from engine.errors import ConfigError
+from engine.execution.loading import LoadedModel, default_device_cache_bytes, load_model, num_blocks_for
+from engine.execution.runner import ModelRunner
+from engine.models.fingerprint import namespace
+from kernels.attention.choice import choose_attention
+from kvstore.layout import BlockLayout
+from services.common import logs
+from services.common.model_path import CHECKPOINT_FILES, resolve_model
+from services.worker.config import Device, Dtype, KvDtype, WorkerConfig
+from services.worker.engine_thread import LoadedEngine, LoadProgress, WorkerFacts
+
+_log = logs.get_logger(__name__)
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+def load_engine(config: WorkerConfig, progress: LoadProgress) -> LoadedEngine:
+    """Load weights, size and allocate the pool, build the runner. Runs on the engine's thread, for seconds to minutes.
+
+    Raises ConfigError for whatever in the settings or the checkpoint is unusable.
+    """
+    if config.kv_dtype is KvDtype.FP8:
+        raise ConfigError("--kv-dtype fp8 is not available in this version; use auto, bf16, fp16 or fp32")
+    device = _device(config.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    path = resolve_model(config.model, config.served_model_name, CHECKPOINT_FILES)
+    loaded = load_model(
+        path.directory,
+        dtype=None if config.dtype is Dtype.AUTO else _DTYPES[config.dtype],
+        device=device,
+        max_model_tokens=config.max_model_len,
+        progress=progress,
+    )
+    dtype = loaded.model.dtype
+    kv_dtype = dtype if config.kv_dtype is KvDtype.AUTO else _DTYPES[config.kv_dtype]
+    layout = BlockLayout(
+        num_layers=loaded.config.num_layers,
+        num_kv_heads=loaded.config.num_kv_heads,
+        head_dim=loaded.config.head_dim,
+        block_size=config.block_size,
+        dtype=kv_dtype,
+    )
+    num_blocks = _num_blocks(config, loaded, layout, device)
+    pool = layout.allocate(num_blocks, device)
+    attention = choose_attention(layout.kv_view(pool), loaded.config.windows, dtype)
+    runner = ModelRunner(
+        loaded.model,
+        attention,
+        block_size=config.block_size,
+        max_seqs=config.max_seqs,
+        max_model_tokens=loaded.max_model_tokens,
+    )
+    facts = WorkerFacts(
+        model=path.name,
+        fingerprint=loaded.fingerprint,
+        namespace=namespace(
+            loaded.config, loaded.weights_digest, dtype=dtype, kv_dtype=kv_dtype, block_size=config.block_size
+        ),
+        block_size_tokens=config.block_size,
+        block_bytes=layout.block_bytes,
+        num_blocks=num_blocks,
+        max_seqs=config.max_seqs,
+        max_model_tokens=loaded.max_model_tokens,
+        max_batched_tokens=config.max_batched_tokens,
+        vocab_size=loaded.config.vocab_size,
+        device=_device_name(device),
+        dtype=_NAMES[dtype],
+        kv_dtype=_NAMES[kv_dtype],
+        attention_backend=attention.name,
+        rope_length_dependent_from_tokens=loaded.model.rope.length_dependent_from,
+    )
+    return LoadedEngine(runner, facts)
+
+
+def _device(asked: Device) -> torch.device:
+    if asked is Device.CUDA and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
+    if asked is Device.CPU or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _num_blocks(config: WorkerConfig, loaded: LoadedModel, layout: BlockLayout, device: torch.device) -> int:
+    per_sequence = layout.block_bytes * -(-loaded.max_model_tokens // config.block_size)
+    size = config.device_cache
+    if size is None:
+        cache_bytes = default_device_cache_bytes(
+            device,
+            psutil.virtual_memory().available,
+            min_bytes=per_sequence,
+            max_bytes=per_sequence * config.max_seqs,
+        )
+    else:
+        cache_bytes = size
+    return num_blocks_for(
+        cache_bytes,
+        block_bytes=layout.block_bytes,
+        block_size=config.block_size,
+        max_model_tokens=loaded.max_model_tokens,
+        max_seqs=config.max_seqs,
+    )

@@ -1,0 +1,67 @@
+"""One scheduler's session on the worker: plans in, results and faults out, in order."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import grpc
+
+from engine.scheduling.plan import StepResult
+from services.worker.engine_thread import EngineSession, EngineThread, StepFault, StepOutcome
+from services.worker.wire import fault_to_wire, plan_from_wire, result_to_wire
+from tiercel.v1 import execution_pb2
+
+SessionContext = grpc.aio.ServicerContext[execution_pb2.PlanMessage, execution_pb2.WorkerMessage]
+
+
+class WorkerSession:
+    """Lives on the loop's thread. `closed` is set when nothing of the session is left."""
+
+    def __init__(self, engine: EngineThread, scheduler_id: str) -> None:
+        self.scheduler_id = scheduler_id
+        self.closed = asyncio.Event()
+        self._engine = engine
+        self._hold = EngineSession(self._on_outcome)
+        # Bounded by the plans in flight, and by the progress reports while loading.
+        self._outbox: asyncio.Queue[execution_pb2.WorkerMessage | None] = asyncio.Queue()
+
+    def send(self, message: execution_pb2.WorkerMessage) -> None:
+        self._outbox.put_nowait(message)
+
+    def end(self) -> None:
+        """Send what is queued, then end the stream."""
+        self._outbox.put_nowait(None)
+
+    def begin(self) -> None:
+        self._engine.begin(self._hold)
+
+    def _on_outcome(self, outcome: StepOutcome) -> None:
+        match outcome:
+            case StepResult():
+                self.send(result_to_wire(outcome))
+            case StepFault(slots=slots):
+                self.send(fault_to_wire(outcome))
+                if not slots:
+                    self.end()
+
+    async def run(self, messages: AsyncIterator[execution_pb2.PlanMessage], context: SessionContext) -> None:
+        """Until either side ends the stream, or `end` is called."""
+        reading = asyncio.create_task(self._read(messages))
+        try:
+            while (message := await self._outbox.get()) is not None:
+                await context.write(message)
+            if reading.done():
+                reading.result()
+        finally:
+            reading.cancel()
+            self._engine.end(self._hold)
+            self.closed.set()
+
+    async def _read(self, messages: AsyncIterator[execution_pb2.PlanMessage]) -> None:
+        try:
+            async for message in messages:
+                if message.HasField("plan"):
+                    received_ns = time.monotonic_ns()
+                    self._engine.run(self._hold, plan_from_wire(message.plan), received_ns)
+        finally:
+            self.end()

@@ -1,0 +1,87 @@
+"""Step plans and results as protobuf columns. Runs on the asyncio thread, never on the engine's."""
+
+from engine.ids import BlockId, SeqSlot, StepId
+from engine.scheduling.plan import NewSequence, StepPlan, StepResult, Work
+from services.common.logprobs_wire import logprobs_to_wire
+from services.common.sampling_wire import sampling_from_wire
+from services.common.trace_context import trace_from_wire
+from services.worker.engine_thread import StepFault, WorkerFacts
+from tiercel.v1 import execution_pb2
+
+
+def plan_from_wire(message: execution_pb2.StepPlan) -> StepPlan:
+    work = message.work
+    return StepPlan(
+        StepId(message.step_id),
+        list(map(SeqSlot, message.released_slots)),
+        [_new_sequence(sequence) for sequence in message.new_sequences],
+        Work(
+            list(map(SeqSlot, work.slots)),
+            list(work.starts),
+            list(work.num_tokens),
+            list(work.samples),
+            list(work.num_new_blocks),
+            list(map(BlockId, work.new_block_ids)),
+        ),
+    )
+
+
+def _new_sequence(message: execution_pb2.NewSequence) -> NewSequence:
+    return NewSequence(
+        slot=SeqSlot(message.slot),
+        request_id=message.request_id,
+        token_ids=list(message.token_ids),
+        num_prompt_tokens=message.num_prompt_tokens,
+        sampling=sampling_from_wire(message.sampling),
+        block_ids=list(map(BlockId, message.block_ids)),
+        trace=trace_from_wire(message.trace),
+    )
+
+
+def result_to_wire(result: StepResult) -> execution_pb2.WorkerMessage:
+    timings = result.timings
+    message = execution_pb2.StepResult(
+        step_id=result.step_id,
+        slots=result.slots,
+        token_ids=result.token_ids,
+        timings=execution_pb2.StepTimings(
+            start_ns=timings.start_ns,
+            end_ns=timings.end_ns,
+            gap_ns=timings.gap_ns,
+            received_ns=timings.received_ns,
+        ),
+    )
+    if result.logprob_slots:
+        message.logprob_slots.extend(result.logprob_slots)
+        message.logprob_positions.extend(result.logprob_positions)
+        message.logprobs.CopyFrom(logprobs_to_wire(result.logprobs))
+    return execution_pb2.WorkerMessage(result=message)
+
+
+def fault_to_wire(fault: StepFault) -> execution_pb2.WorkerMessage:
+    return execution_pb2.WorkerMessage(
+        fault=execution_pb2.Fault(kind=fault.kind, message=fault.message, slots=fault.slots, step_id=fault.step_id)
+    )
+
+
+def ready_to_wire(facts: WorkerFacts, pid: int) -> execution_pb2.WorkerMessage:
+    return execution_pb2.WorkerMessage(
+        ready=execution_pb2.Ready(
+            model=facts.model,
+            fingerprint=facts.fingerprint,
+            namespace=facts.namespace,
+            block_size_tokens=facts.block_size_tokens,
+            block_bytes=facts.block_bytes,
+            num_blocks=facts.num_blocks,
+            max_seqs=facts.max_seqs,
+            max_model_tokens=facts.max_model_tokens,
+            max_batched_tokens=facts.max_batched_tokens,
+            vocab_size=facts.vocab_size,
+            device=facts.device,
+            dtype=facts.dtype,
+            kv_dtype=facts.kv_dtype,
+            attention_backend=facts.attention_backend,
+            pid=pid,
+            rope_length_dependent_from_tokens=facts.rope_length_dependent_from_tokens,
+        )
+    )
