@@ -107,7 +107,7 @@ def test_draws_follow_the_renormalised_distribution_of_what_truncation_leaves(pa
 def test_draws_over_a_vocabulary_of_many_chunks_follow_the_softmax() -> None:
     vocab = 1000
     logits = torch.sin(torch.arange(vocab) * 0.37) * 2
-    assert_fits(draws(logits, SamplingParams(seed=3), 60_000), torch.softmax(logits.double(), -1).tolist())
+    assert_fits(draws(logits, SamplingParams(seed=3), 20_000), torch.softmax(logits.double(), -1).tolist())
 
 
 def test_many_seeds_at_one_position_follow_the_softmax_too() -> None:
@@ -181,11 +181,11 @@ def test_only_tokens_in_the_defined_support_are_drawn_and_rare_ones_are_reached(
 
 def test_the_support_of_a_wide_nucleus_is_exact_beyond_the_first_guess() -> None:
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(3000, generator=generator) * 0.5
+    logits = torch.randn(1200, generator=generator) * 0.5
     params = SamplingParams(top_p=0.6, seed=1)
     kept = support(torch.softmax(logits.double(), -1).tolist(), params)
-    assert len(kept) > 512
-    observed = draws(logits, params, 30_000)
+    assert 300 < len(kept) < 1000
+    observed = draws(logits, params, 8000)
     assert set(observed) <= kept
     assert len(observed) > 0.98 * len(kept)
 
