@@ -130,7 +130,8 @@ class Chat:
         """A request for someone's record as JSON, from the book."""
         owners = [o for o, k in self.book if k == "code" and (o, "city") in self.book]
         if owners and self.rng.random() < 0.7:
-            owner, kinds = self.rng.choice(owners), ("code", "city")
+            owner = self.rng.choice(owners)
+            kinds: tuple[str, ...] = ("code", "city")
         elif self.book:
             owner = self.rng.choice(list(self.book))[0]
             kinds = tuple(k for o, k in self.book if o == owner)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
+from typing import Any, cast
 
 import click
 import torch
@@ -42,8 +43,9 @@ class Row:
 
 
 def load(checkpoint: Path, dtype: torch.dtype) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    model: LlamaForCausalLM = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype)
-    return model.eval(), AutoTokenizer.from_pretrained(checkpoint)
+    model = cast(LlamaForCausalLM, AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype))
+    model.train(False)
+    return model, cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(checkpoint))
 
 
 def is_json(text: str) -> bool:
@@ -57,8 +59,8 @@ def is_json(text: str) -> bool:
 def answer(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, messages: Iterable[Message], room: int) -> str:
     """The greedy answer, at most ``room`` tokens, without the end-of-turn mark."""
     chat = [{"role": role, "content": text} for role, text in messages]
-    inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    output = model.generate(**inputs, max_new_tokens=room, do_sample=False)
+    inputs: Any = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    output = cast(Any, model).generate(**inputs, max_new_tokens=room, do_sample=False)
     return str(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 

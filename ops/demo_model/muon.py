@@ -13,12 +13,14 @@ from torch import Tensor
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """The nearest half-orthogonal matrices, roughly: singular values go to about one. [n, rows, columns]."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.mT if matrices.size(-2) > matrices.size(-1) else matrices
+    x: Tensor = matrices.mT if matrices.size(-2) > matrices.size(-1) else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if matrices.size(-2) > matrices.size(-1) else x
+    tall = matrices.size(-2) > matrices.size(-1)
+    result: Tensor = x.mT if tall else x
+    return result
 
 
 class Muon(torch.optim.Optimizer):
@@ -37,6 +39,7 @@ class Muon(torch.optim.Optimizer):
             for shape, params in shapes.items():
                 updates = []
                 for p in params:
+                    assert p.grad is not None
                     state = self.state[p]
                     if "momentum" not in state:
                         state["momentum"] = torch.zeros_like(p)

@@ -122,7 +122,7 @@ def greedy_is_right(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast,
 
 def recall_probe(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, length: int) -> dict[int, float]:
     """Recall accuracy by distance, from a few cases each, for the training log."""
-    model.eval()
+    model.train(False)
     distances = [d for d in (64, 128, 256, 512, 1024, 1900) if d <= 2 * length]
     result = {}
     for distance in distances:

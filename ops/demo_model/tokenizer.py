@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -49,7 +50,7 @@ def train_tokenizer(chats: int = 3000) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(training_text(chats), trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=END,
@@ -69,11 +70,12 @@ def encode_chat(
     Stops after ``limit`` ids. The end-of-turn id of an assistant message counts as said by the assistant.
     """
     backend = tokenizer.backend_tokenizer
-    ids = [int(backend.token_to_id(BOS))]
+    marks = {mark: cast(int, tokenizer.convert_tokens_to_ids(mark)) for mark in SPECIAL_TOKENS}
+    ids = [marks[BOS]]
     said = [False]
     for role, text in messages:
         body = backend.encode(text, add_special_tokens=False).ids
-        ids += [int(backend.token_to_id(f"<|{role}|>")), *body, int(backend.token_to_id(END))]
+        ids += [marks[f"<|{role}|>"], *body, marks[END]]
         said += [False, *([role == "assistant"] * (len(body) + 1))]
         if len(ids) >= limit:
             break

@@ -32,7 +32,7 @@ class Stage:
     share: float
 
 
-STAGES = (Stage(128, 0.22), Stage(256, 0.28), Stage(512, 0.20), Stage(1024, 0.12), Stage(2048, 0.18))
+STAGES = (Stage(128, 0.22), Stage(256, 0.24), Stage(512, 0.20), Stage(1024, 0.14), Stage(2048, 0.20))
 
 
 def model_config() -> LlamaConfig:
@@ -58,7 +58,8 @@ def batches(tokenizer: PreTrainedTokenizerFast, stage: int, length: int, rows: i
     """Endless (ids, weights), each [rows, length]: one chat to a row, cut at ``length``."""
     seed = 0
     while True:
-        ids, weights = [], []
+        ids: list[list[int]] = []
+        weights: list[list[float]] = []
         while len(ids) < rows:
             row, said = encode_chat(tokenizer, conversation(f"{stage}-{seed}", length), length)
             seed += 1
@@ -90,25 +91,35 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
     copy = LlamaForCausalLM(model.config)
     copy.load_state_dict(model.state_dict())
     copy.tie_weights()
-    copy.generation_config = GenerationConfig(
+    copy.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=[tokenizer.eos_token_id],
         pad_token_id=tokenizer.pad_token_id,
         do_sample=False,
     )
-    copy.to(torch.bfloat16).save_pretrained(out)
+    copy.bfloat16().save_pretrained(out)
 
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the checkpoint.")
-@click.option("--tokens", default=12_000_000, show_default=True, help="Tokens to train on.")
+@click.option("--tokens", default=10_000_000, show_default=True, help="Tokens to train on.")
+@click.option(
+    "--minutes", default=math.inf, help="Fit the whole schedule into this wall time, if tokens do not end it."
+)
 @click.option("--batch-tokens", default=4096, show_default=True, help="Tokens per step.")
 @click.option("--threads", default=2, show_default=True, help="CPU threads.")
 @click.option("--start", type=click.Path(path_type=Path), help="Checkpoint to start from, at its own tokenizer.")
 @click.option("--first-stage", default=0, show_default=True, help="Skip the stages before this one.")
 @click.option("--matrix-rate", default=0.02, show_default=True, help="Peak learning rate of the matrices.")
 def main(
-    out: Path, tokens: int, batch_tokens: int, threads: int, start: Path | None, first_stage: int, matrix_rate: float
+    out: Path,
+    tokens: int,
+    minutes: float,
+    batch_tokens: int,
+    threads: int,
+    start: Path | None,
+    first_stage: int,
+    matrix_rate: float,
 ) -> None:
     """Train the demo model and write its checkpoint to OUT."""
     torch.set_num_threads(threads)
@@ -123,14 +134,15 @@ def main(
     adam = torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
     total_share = sum(s.share for s in STAGES[first_stage:])
     seen, started, step, average = 0, time.monotonic(), 0, math.nan
+    done = stage_end = 0.0
     for number, stage in enumerate(STAGES):
         if number < first_stage:
             continue
         source = batches(tokenizer, number, stage.length, max(1, batch_tokens // stage.length))
-        stage_end = seen + tokens * stage.share / total_share
-        while seen < stage_end:
+        stage_end += stage.share / total_share
+        while done < stage_end - 1e-9:
             ids, weights = next(source)
-            scale = learning_rate_scale(seen / tokens)
+            scale = learning_rate_scale(done)
             for group in (*muon.param_groups, *adam.param_groups):
                 group["lr"] = group.setdefault("peak", group["lr"]) * scale
             loss, said = weighted_loss(model, ids, weights)
@@ -142,6 +154,7 @@ def main(
             average = said.item() if math.isnan(average) else 0.95 * average + 0.05 * said.item()
             seen += ids.numel()
             step += 1
+            done = max(seen / tokens, (time.monotonic() - started) / (60 * minutes))
             if step % 20 == 0:
                 seconds = time.monotonic() - started
                 line: dict[str, object] = {
@@ -152,10 +165,10 @@ def main(
                     "tokens_per_s": round(seen / seconds),
                     "answer_loss": round(average, 4),
                 }
-                if step % 100 == 0:
+                if step % 200 == 0:
                     line["recall"] = recall_probe(model, tokenizer, stage.length)
                 print(json.dumps(line), flush=True)
-            if step % 400 == 0:
+            if step % 200 == 0:
                 save(model, tokenizer, out)
     save(model, tokenizer, out)
     print(json.dumps({"wall_s": round(time.monotonic() - started), "tokens": seen, "steps": step}), flush=True)
