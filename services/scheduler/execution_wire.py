@@ -1,0 +1,81 @@
+"""The scheduler's side of execution.proto: plans out, results in."""
+
+from collections.abc import Callable
+
+from engine.errors import ConfigError
+from engine.ids import SeqSlot, StepId
+from engine.scheduling.config import SchedulerConfig
+from engine.scheduling.plan import NewSequence, StepPlan, StepResult, StepTimings
+from services.common.logprobs_wire import logprobs_from_wire
+from services.common.sampling_wire import sampling_to_wire
+from services.common.trace_context import trace_to_wire
+from services.scheduler.config import SchedulerServiceConfig
+from tiercel.v1 import execution_pb2
+
+
+def plan_to_wire(plan: StepPlan, client_id: Callable[[str], str]) -> execution_pb2.PlanMessage:
+    """`client_id` gives the id that the client knows a request by, which is what the worker's logs should say."""
+    work = plan.work
+    return execution_pb2.PlanMessage(
+        plan=execution_pb2.StepPlan(
+            step_id=plan.step_id,
+            released_slots=plan.released_slots,
+            new_sequences=[_new_sequence(sequence, client_id) for sequence in plan.new_sequences],
+            work=execution_pb2.WorkColumns(
+                slots=work.slots,
+                starts=work.starts,
+                num_tokens=work.num_tokens,
+                samples=work.samples,
+                num_new_blocks=work.num_new_blocks,
+                new_block_ids=work.new_block_ids,
+            ),
+        )
+    )
+
+
+def _new_sequence(sequence: NewSequence, client_id: Callable[[str], str]) -> execution_pb2.NewSequence:
+    return execution_pb2.NewSequence(
+        slot=sequence.slot,
+        request_id=client_id(sequence.request_id),
+        token_ids=sequence.token_ids,
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        sampling=sampling_to_wire(sequence.sampling),
+        block_ids=sequence.block_ids,
+        trace=trace_to_wire(sequence.trace),
+    )
+
+
+def result_from_wire(message: execution_pb2.StepResult) -> StepResult:
+    timings = message.timings
+    result = StepResult(
+        StepId(message.step_id),
+        list(map(SeqSlot, message.slots)),
+        list(message.token_ids),
+        timings=StepTimings(timings.received_ns, timings.start_ns, timings.end_ns, timings.gap_ns),
+    )
+    if message.logprob_slots:
+        result.logprob_slots = list(map(SeqSlot, message.logprob_slots))
+        result.logprob_positions = list(message.logprob_positions)
+        result.logprobs = logprobs_from_wire(message.logprobs)
+    return result
+
+
+def scheduler_config(ready: execution_pb2.Ready, config: SchedulerServiceConfig) -> SchedulerConfig:
+    """Limits from what the worker says and the operator set. A context beyond the pool is cut to the pool.
+
+    Raises ConfigError for a worker whose figures make no sense.
+    """
+    if not ready.num_blocks or not ready.block_size_tokens:
+        raise ConfigError("the worker reports a pool without blocks")
+    return SchedulerConfig(
+        num_blocks=ready.num_blocks,
+        block_size=ready.block_size_tokens,
+        max_seqs=ready.max_seqs,
+        max_batched_tokens=ready.max_batched_tokens,
+        max_model_tokens=min(ready.max_model_tokens, ready.num_blocks * ready.block_size_tokens),
+        namespace=ready.namespace,
+        max_waiting=config.max_waiting,
+        prefix_cache=config.prefix_cache,
+        plans_in_flight=config.plans_in_flight,
+        rope_length_dependent_from=ready.rope_length_dependent_from_tokens,
+    )

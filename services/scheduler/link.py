@@ -1,0 +1,298 @@
+"""One worker as the scheduler sees it: it is dialled, loads, runs plans, and may be lost at any moment.
+
+All on the loop's thread. A result is applied and the next plan sent in the same callback, before the events of the
+result are turned into messages, so that the worker never waits for them.
+"""
+
+import asyncio
+import contextlib
+import enum
+import time
+from typing import Protocol
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from engine.errors import InferError, WorkerLost
+from engine.ids import SeqSlot, StepId
+from engine.scheduling.request import Event, FinishReason, Request
+from engine.scheduling.scheduler import Scheduler
+from services.common import logs
+from services.common.channel import dial
+from services.scheduler.config import SchedulerServiceConfig
+from services.scheduler.execution_wire import plan_to_wire, result_from_wire, scheduler_config
+from services.scheduler.link_counters import LinkCounters
+from tiercel.v1 import execution_pb2, execution_pb2_grpc
+
+_log = logs.get_logger(__name__)
+
+PROTOCOL_VERSION = 1
+WORKER_SERVICE = "tiercel.v1.Execution"
+
+_MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.05, 1.0
+_MISMATCH_BACKOFF_S = 5.0
+
+
+class LinkState(enum.StrEnum):
+    """As `infer-cli status` shows it.
+
+    lost -> loading -> ready -> draining -> lost
+                 └── mismatch ───────────> lost     another model than the other workers'
+    """
+
+    LOST = "lost"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    MISMATCH = "mismatch"
+
+
+class LinkOwner(Protocol):
+    """Who decides what becomes of a link's requests: `services.scheduler.dispatcher.Dispatcher`."""
+
+    def accepts(self, link: "WorkerLink", ready: execution_pb2.Ready) -> str | None:
+        """None if the worker may serve; else why not."""
+        ...
+
+    def on_link_changed(self, link: "WorkerLink") -> None:
+        """The link's state is another one now."""
+        ...
+
+    def on_events(self, link: "WorkerLink", events: list[Event]) -> None: ...
+
+    def on_handed_back(self, requests: list[Request]) -> None:
+        """Requests that had not started on a link that takes no more work."""
+        ...
+
+    def client_id(self, engine_id: str) -> str: ...
+
+
+class SessionBroken(Exception):
+    """The session cannot go on; the message says why."""
+
+
+class WorkerLink:
+    """Owns the session with one worker, and the engine's Scheduler while there is one."""
+
+    def __init__(self, address: str, scheduler_id: str, config: SchedulerServiceConfig, owner: LinkOwner) -> None:
+        self.address = address
+        self.state = LinkState.LOST
+        self.detail = "not reached yet"
+        self.ready: execution_pb2.Ready | None = None
+        """What the worker said of itself in this session."""
+        self.scheduler: Scheduler | None = None
+        self.counters = LinkCounters()
+        self.ready_since_ns = 0
+        self._scheduler_id = scheduler_id
+        self._config = config
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._outbox: asyncio.Queue[execution_pb2.PlanMessage | None] = asyncio.Queue()
+        self._pump_handle: asyncio.Handle | None = None
+        self._deadline_handle: asyncio.TimerHandle | None = None
+        self._was_serving = False
+
+    @property
+    def is_ready(self) -> bool:
+        return self.state is LinkState.READY
+
+    def submit(self, request: Request) -> None:
+        """Raises what `Scheduler.submit` raises. Planning happens once for all submissions of this loop turn."""
+        assert self.scheduler is not None
+        self.scheduler.submit(request, time.monotonic_ns())
+        self._pump_soon()
+
+    def cancel(self, engine_id: str, index: int | None, reason: FinishReason) -> None:
+        if self.scheduler is not None:
+            self.scheduler.cancel(engine_id, time.monotonic_ns(), index, reason)
+            self._pump_soon()
+
+    async def run(self) -> None:
+        """Keep a session with the worker, for ever. Cancelled when the service leaves."""
+        backoff_s = _MIN_BACKOFF_S
+        try:
+            while True:
+                started_ns = time.monotonic_ns()
+                try:
+                    await self._session()
+                    reason = "the worker ended the session"
+                except grpc.aio.AioRpcError as error:
+                    reason = error.details() or error.code().name
+                except (SessionBroken, InferError) as error:
+                    reason = str(error)
+                except Exception as error:
+                    _log.exception("session failed", extra=logs.fields(worker=self.address))
+                    reason = f"{type(error).__name__}: {error}"
+                was_mismatch = self.state is LinkState.MISMATCH
+                if time.monotonic_ns() - started_ns > 1e9 * _MAX_BACKOFF_S:
+                    backoff_s = _MIN_BACKOFF_S
+                self._lose(reason)
+                await asyncio.sleep(_MISMATCH_BACKOFF_S if was_mismatch else backoff_s)
+                backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
+        finally:
+            self._lose("the scheduler is shutting down")
+
+    async def _session(self) -> None:
+        """Dial, open, run until the stream ends or breaks."""
+        self._outbox = asyncio.Queue()
+        self._was_serving = False
+        async with dial(self.address, self._config) as channel:
+            call = execution_pb2_grpc.ExecutionStub(channel).Session()
+            await call.write(
+                execution_pb2.PlanMessage(
+                    open=execution_pb2.Open(scheduler_id=self._scheduler_id, protocol_version=PROTOCOL_VERSION)
+                )
+            )
+            helpers = [asyncio.create_task(self._write(call)), asyncio.create_task(self._watch_health(channel))]
+            try:
+                async for message in call:
+                    self._on_message(message)
+                    if self.state is LinkState.MISMATCH:
+                        return
+            finally:
+                for helper in helpers:
+                    helper.cancel()
+                call.cancel()
+                await asyncio.gather(*helpers, return_exceptions=True)
+
+    async def _write(
+        self, call: grpc.aio.StreamStreamCall[execution_pb2.PlanMessage, execution_pb2.WorkerMessage]
+    ) -> None:
+        # A broken stream shows in the reader, which has its reason.
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while (message := await self._outbox.get()) is not None:
+                await call.write(message)
+            await call.done_writing()
+
+    async def _watch_health(self, channel: grpc.aio.Channel) -> None:
+        """A worker that was serving and is not any more is draining: it finishes what runs and gets nothing new."""
+        request = health_pb2.HealthCheckRequest(service=WORKER_SERVICE)
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async for answer in health_pb2_grpc.HealthStub(channel).Watch(request):
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    self._was_serving = True
+                elif self._was_serving and self.is_ready:
+                    self._start_draining()
+
+    def _on_message(self, message: execution_pb2.WorkerMessage) -> None:
+        match message.WhichOneof("message"):
+            case "result":
+                self._on_result(message.result)
+            case "fault":
+                self._on_fault(message.fault)
+            case "loading":
+                loading = message.loading
+                percent = 100 * loading.loaded_bytes // loading.total_bytes if loading.total_bytes else 0
+                self._set_state(LinkState.LOADING, f"loading weights, {percent} %")
+            case "ready":
+                self._on_ready(message.ready)
+            case None:
+                pass
+
+    def _on_ready(self, ready: execution_pb2.Ready) -> None:
+        self.ready = ready
+        objection = self._owner.accepts(self, ready)
+        if objection is not None:
+            _log.error("worker not used", extra=logs.fields(worker=self.address, reason=objection))
+            self._set_state(LinkState.MISMATCH, objection)
+            return
+        self.scheduler = Scheduler(scheduler_config(ready, self._config))
+        self.ready_since_ns = time.monotonic_ns()
+        self.counters = LinkCounters()
+        _log.info(
+            "worker ready",
+            extra=logs.fields(
+                worker=self.address,
+                model=ready.model,
+                blocks=ready.num_blocks,
+                attention=ready.attention_backend,
+                max_model_tokens=self.scheduler.config.max_model_tokens,
+            ),
+        )
+        self._set_state(LinkState.READY, "")
+
+    def _on_result(self, message: execution_pb2.StepResult) -> None:
+        if self.scheduler is None:
+            raise SessionBroken("the worker sent a result before it was ready")
+        result = result_from_wire(message)
+        self.counters.count_result(result)
+        self.scheduler.apply(result, time.monotonic_ns())
+        self._pump()
+
+    def _on_fault(self, fault: execution_pb2.Fault) -> None:
+        _log.error(
+            "worker fault",
+            extra=logs.fields(worker=self.address, kind=fault.kind, reason=fault.message, slots=list(fault.slots)),
+        )
+        error = WorkerLost(
+            f"the worker {self.address} failed in this step ({fault.kind}: {fault.message}); send it again"
+        )
+        if not fault.slots or self.scheduler is None:
+            raise SessionBroken(f"{fault.kind}: {fault.message}")
+        step_id = StepId(fault.step_id) if fault.HasField("step_id") else None
+        self.scheduler.void_slots(list(map(SeqSlot, fault.slots)), error, step_id)
+        self._pump()
+
+    def _pump_soon(self) -> None:
+        if self._pump_handle is None:
+            self._pump_handle = self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Send every plan there is room for, then deliver what has happened, then set the timer."""
+        if self._pump_handle is not None:
+            self._pump_handle.cancel()
+            self._pump_handle = None
+        scheduler = self.scheduler
+        if scheduler is None:
+            return
+        while (plan := scheduler.plan(time.monotonic_ns())) is not None:
+            self._outbox.put_nowait(plan_to_wire(plan, self._owner.client_id))
+            self.counters.count_plan(plan)
+        events = scheduler.take_events()
+        if events:
+            self._owner.on_events(self, events)
+        if self.state is LinkState.DRAINING and scheduler.is_idle:
+            self._outbox.put_nowait(None)
+        self._arm_deadline(scheduler)
+
+    def _arm_deadline(self, scheduler: Scheduler) -> None:
+        if self._deadline_handle is not None:
+            self._deadline_handle.cancel()
+            self._deadline_handle = None
+        deadline_ns = scheduler.next_deadline_ns()
+        if deadline_ns is not None:
+            delay_s = max(0.0, (deadline_ns - time.monotonic_ns()) / 1e9)
+            # A hair late rather than early, so that the sweep finds the deadline passed.
+            self._deadline_handle = self._loop.call_later(delay_s + 0.001, self._pump_soon)
+
+    def _start_draining(self) -> None:
+        assert self.scheduler is not None
+        waiting = self.scheduler.take_waiting()
+        self._set_state(LinkState.DRAINING, "finishes what runs")
+        self._owner.on_handed_back(waiting)
+        self._pump_soon()
+
+    def _lose(self, reason: str) -> None:
+        """What had started is refused, what had not is handed back. The pool's content is forgotten."""
+        if self._deadline_handle is not None:
+            self._deadline_handle.cancel()
+        scheduler, self.scheduler, self.ready = self.scheduler, None, None
+        was = self.state
+        self._set_state(LinkState.LOST, reason)
+        if scheduler is None:
+            return
+        if was is not LinkState.DRAINING or not scheduler.is_idle:
+            _log.error("worker lost", extra=logs.fields(worker=self.address, reason=reason))
+        waiting = scheduler.take_waiting()
+        lost = WorkerLost(
+            f"the worker {self.address} was lost while the request ran ({reason}); it is safe to send again"
+        )
+        scheduler.fail_all(lost, time.monotonic_ns())
+        self._owner.on_events(self, scheduler.take_events())
+        self._owner.on_handed_back(waiting)
+
+    def _set_state(self, state: LinkState, detail: str) -> None:
+        changed = state is not self.state
+        self.state, self.detail = state, detail
+        if changed:
+            self._owner.on_link_changed(self)
