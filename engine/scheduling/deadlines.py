@@ -16,6 +16,10 @@ class Deadlines:
         # The arrival number is unique, so requests themselves are never compared.
         self._heap: list[tuple[int, int, LiveRequest]] = []
 
+    def __len__(self) -> int:
+        """Entries held, those of ended requests that have not dropped out included."""
+        return len(self._heap)
+
     def add(self, live: LiveRequest) -> None:
         if live.request.deadline_ns is None:
             return

@@ -164,6 +164,11 @@ class Scheduler:
         return not self._book.requests and not self._in_flight
 
     @property
+    def num_live(self) -> int:
+        """Requests that were accepted and have not ended."""
+        return len(self._book.requests)
+
+    @property
     def num_in_flight(self) -> int:
         """Plans whose results are outstanding."""
         return len(self._in_flight)
