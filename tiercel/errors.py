@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import grpc
-
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
@@ -17,15 +15,16 @@ class FieldViolation:
 class TiercelError(Exception):
     """Base of everything that this package raises about a call.
 
-    `code` is the gRPC status, `reason` the server's own name of the error (`google.rpc.ErrorInfo`; None where
-    the answer did not come from a Tiercel service), `retry_after_s` the server's hint when to try again.
+    `code` is the name of the gRPC status, such as `UNAVAILABLE`; `reason` the server's own name of the error
+    (`google.rpc.ErrorInfo`; None where the answer did not come from a Tiercel service); `retry_after_s` the
+    server's hint when to try again.
     """
 
     def __init__(
         self,
         message: str,
         *,
-        code: grpc.StatusCode = grpc.StatusCode.UNKNOWN,
+        code: str = "UNKNOWN",
         reason: str | None = None,
         field_violations: tuple[FieldViolation, ...] = (),
         retry_after_s: float | None = None,

@@ -3,9 +3,8 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
-import grpc
 from grpc import aio
 
 from tiercel.client import request as requests
@@ -20,7 +19,10 @@ from tiercel.client.status import ModelInfo, StackStatus
 from tiercel.client.sync import CONTROL_TIMEOUT_S, DEFAULT_TARGET
 from tiercel.errors import Cancelled
 from tiercel.v1 import inference_pb2
-from tiercel.v1.inference_pb2_grpc import InferenceAsyncStub, InferenceStub
+from tiercel.v1.inference_pb2_grpc import InferenceStub
+
+if TYPE_CHECKING:
+    from tiercel.v1.inference_pb2_grpc import InferenceAsyncStub  # exists in the stub file alone
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -50,7 +52,7 @@ class AsyncCompletionStream:
     async def __anext__(self) -> Event:
         while True:
             if self._is_cancelled():
-                raise Cancelled("the call was cancelled", code=grpc.StatusCode.CANCELLED)
+                raise Cancelled("the call was cancelled", code="CANCELLED")
             if self._attempts is None:
                 self._attempts = Attempts(self._policy, self._call.timeout_s)
             if self._rpc is None:

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import grpc
-
 from tiercel.client.events import (
     ChoiceEnd,
     Delta,
@@ -23,7 +21,7 @@ from tiercel.errors import ServerFailure
 class Choice:
     index: int
     text: str
-    token_ids: tuple[int, ...]
+    token_ids: list[int]
     finish_reason: FinishReason
     stop: str | None
     """The stop string that ended it, if one did."""
@@ -49,7 +47,7 @@ class Completion:
         return self.choices[0].text
 
     @property
-    def token_ids(self) -> tuple[int, ...]:
+    def token_ids(self) -> list[int]:
         return self.choices[0].token_ids
 
     @property
@@ -96,7 +94,7 @@ class CompletionBuilder:
             missing = "Started" if self._started is None else "Finished"
             raise ServerFailure(
                 f"the server ended the stream without a complete {missing} event",
-                code=grpc.StatusCode.INTERNAL,
+                code="INTERNAL",
             )
         ends = sorted(self._finished.choices, key=lambda end: end.index)
         return Completion(
@@ -113,7 +111,7 @@ class CompletionBuilder:
         return Choice(
             index=end.index,
             text="".join(parts.texts),
-            token_ids=tuple(parts.token_ids),
+            token_ids=parts.token_ids,
             finish_reason=end.reason,
             stop=end.stop,
             stop_token_id=end.stop_token_id,

@@ -101,7 +101,7 @@ class Delta:
 
     index: int
     text: str
-    token_ids: tuple[int, ...]
+    token_ids: list[int]
     logprobs: tuple[TokenLogprob, ...] = ()
     """One entry per id, when asked for."""
 

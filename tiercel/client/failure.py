@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
 
 from tiercel import errors
 
@@ -49,7 +49,7 @@ def error_of(call: FailedCall, target: str) -> errors.TiercelError:
             retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
     return _CLASSES.get(code, errors.ServerFailure)(
         _message(code, call.details() or "", reason, target),
-        code=code,
+        code=code.name,
         reason=reason,
         field_violations=tuple(violations),
         retry_after_s=retry_after_s,

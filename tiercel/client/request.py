@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
-import grpc
-
 from tiercel.errors import FieldViolation, InvalidRequest
 from tiercel.v1 import common_pb2, inference_pb2
 
@@ -165,7 +163,7 @@ def _set(message: _Message, name: str, value: object, prefix: str) -> None:
         field = prefix + name
         raise InvalidRequest(
             f"{field}: {_shown(value)} cannot be sent: {error}",
-            code=grpc.StatusCode.INVALID_ARGUMENT,
+            code="INVALID_ARGUMENT",
             reason="InvalidRequest",
             field_violations=(FieldViolation(field, str(error)),),
         ) from None

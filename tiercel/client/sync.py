@@ -82,7 +82,7 @@ class CompletionStream:
             raise failure from None
         time.sleep(delay)
         if self._cancelled:
-            raise Cancelled("the call was cancelled", code=grpc.StatusCode.CANCELLED)
+            raise Cancelled("the call was cancelled", code="CANCELLED")
         self._rpc = self._open_call(self._call, self._attempts.remaining_s())
 
 

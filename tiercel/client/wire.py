@@ -31,7 +31,7 @@ def event(message: inference_pb2.GenerateEvent) -> Event | None:
     match message.WhichOneof("event"):
         case "delta":
             delta = message.delta
-            return Delta(delta.index, delta.text, tuple(delta.token_ids), logprobs(delta.logprobs))
+            return Delta(delta.index, delta.text, list(delta.token_ids), logprobs(delta.logprobs))
         case "started":
             started = message.started
             return Started(

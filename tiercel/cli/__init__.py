@@ -1,0 +1,1 @@
+"""infer-cli: starts a stack, asks it things, stops it."""
