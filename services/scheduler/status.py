@@ -18,8 +18,8 @@ def service_rows(host: ServiceHost, dispatcher: Dispatcher) -> list[common_pb2.S
         state=host.state,
         uptime_ns=host.uptime_ns,
         detail=(
-            f"{dispatcher.num_live} live, {dispatcher.num_unrouted} waiting for a worker; {counters.finished} finished, "
-            f"{counters.refused} refused, {counters.cancelled} cancelled"
+            f"{dispatcher.num_live} live, {dispatcher.num_unrouted} waiting for a worker; "
+            f"{counters.finished} finished, {counters.refused} refused, {counters.cancelled} cancelled"
         ),
     )
     return [scheduler, *(_worker_row(link) for link in dispatcher.links)]

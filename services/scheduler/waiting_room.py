@@ -41,7 +41,7 @@ class WaitingRoom:
         """Raises Overloaded when there is no place left."""
         if len(self._places) >= self._max_requests:
             raise Overloaded(
-                f"no worker is ready and {len(self._places)} requests wait for one, which is the limit; try again later",
+                f"no worker is ready and {len(self._places)} requests wait for one; no more may, try again later",
                 _RETRY_AFTER_S,
             )
         self._places[request.request_id] = _Place(request, self._timer(request))

@@ -1,0 +1,15 @@
+"""`python -m services.tokenizer`."""
+
+from services.common.command import service_command
+from services.common.server import ServiceHost, serve
+from services.tokenizer.config import TokenizerConfig
+from services.tokenizer.service import SERVICE_NAME, TokenizerService
+
+
+async def run(config: TokenizerConfig) -> None:
+    host = ServiceHost(SERVICE_NAME, config)
+    await serve(host, TokenizerService(host, config), config)
+
+
+if __name__ == "__main__":
+    service_command("tokenizer", "The front door: text to tokens and back.", TokenizerConfig, run).main()
