@@ -3,7 +3,7 @@
 import pytest
 
 from engine.logprobs import Logprobs
-from engine.scheduling.request import FinishReason, PromptScored, TokenEvent
+from engine.scheduling.request import Finished, FinishReason, PromptScored, TokenEvent
 from tests.fakes.fake_worker import fake_logprob
 from tests.unit.scheduling_harness import Harness, expected
 
@@ -81,6 +81,18 @@ def test_prompts_kept_for_forks_are_given_up_rather_than_block_everything(prefix
     requests = [harness.submit(name, 13, n=3, temperature=1.0, max_tokens=18) for name in "abc"]
     harness.run()
     harness.assert_as_undisturbed(*requests)
+    harness.assert_empty()
+
+
+@pytest.mark.parametrize("prefix_cache", [True, False])
+def test_a_prompt_kept_for_forks_gives_way_to_a_request_that_nothing_may_pass(prefix_cache: bool) -> None:
+    harness = Harness(prefix_cache=prefix_cache, num_blocks=8, max_model_tokens=32, max_seqs=1, max_scan=1)
+    requests = [harness.submit("a", 13, n=2, temperature=1.0, max_tokens=1)]
+    harness.step()
+    requests.append(harness.submit("large", 30, max_tokens=1, priority=-1))
+    harness.run()
+    harness.assert_as_undisturbed(*requests)
+    assert [event.request_id for event in harness.events if isinstance(event, Finished)] == ["a", "large", "a"]
     harness.assert_empty()
 
 

@@ -20,25 +20,38 @@ from engine.scheduling.request import Finished, FinishReason, PromptScored, Refu
 from engine.scheduling.scheduler import Scheduler
 from tests.fakes.fake_worker import FakeWorker, expected_output
 
-VOCAB_SIZE = 8
+VOCAB_SIZE = 24
 STOP_TOKEN = 7
+MAX_PROMPT_TOKENS = 20
+MAX_OUTPUT_TOKENS = 20
+
+RARELY = st.integers(0, 9).map(lambda number: number == 9)
+
+
+@st.composite
+def prompts(draw: st.DrawFn) -> list[int]:
+    """One of two texts, cut somewhere, sometimes with an ending of its own: beginnings are often shared."""
+    text = draw(st.integers(0, 1))
+    prompt = [(text + i) % 5 for i in range(draw(st.integers(1, MAX_PROMPT_TOKENS)))]
+    return [*prompt[:-1], draw(st.integers(0, 1))]
 
 
 @st.composite
 def configs(draw: st.DrawFn) -> SchedulerConfig:
-    num_blocks, block_size = draw(st.integers(2, 9)), draw(st.integers(1, 4))
+    """Pools that a few sequences fill."""
+    num_blocks, block_size = draw(st.integers(3, 9)), draw(st.integers(2, 4))
     pool_tokens = num_blocks * block_size
     return SchedulerConfig(
         num_blocks=num_blocks,
         block_size=block_size,
         max_seqs=draw(st.integers(1, 4)),
-        max_batched_tokens=draw(st.integers(1, 12)),
-        max_model_tokens=draw(st.integers(2, pool_tokens)),
+        max_batched_tokens=draw(st.integers(1, 16)),
+        max_model_tokens=pool_tokens - draw(st.sampled_from([0, 0, 0, 1, 4])),
         namespace=bytes(32),
-        max_waiting=draw(st.integers(1, 6)),
-        prefix_cache=draw(st.booleans()),
+        max_waiting=draw(st.integers(1, 9)),
+        prefix_cache=draw(st.sampled_from([True, True, False])),
         plans_in_flight=draw(st.integers(1, 3)),
-        headroom_blocks_per_sequence=draw(st.integers(0, 2)),
+        headroom_blocks_per_sequence=draw(st.sampled_from([0, 0, 1])),
         max_scan=draw(st.integers(1, 4)),
         max_skips=draw(st.integers(0, 3)),
     )
@@ -123,20 +136,40 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.plans: deque[StepPlan] = deque()
         self.results: deque[StepResult] = deque()
 
+    def next_id(self) -> str:
+        self.num_submitted += 1
+        return f"r{self.num_submitted}"
+
+    def send(self, request: Request, num_resumed: int) -> None:
+        request = replace(request, prompt_token_ids=request.prompt_token_ids[: self.config.max_model_tokens - 1])
+        expectation = Expectation(request, self.config)
+        if request.n == 1 and num_resumed:
+            request = replace(request, resume_token_ids=expectation.whole[0][:num_resumed])
+            expectation = Expectation(request, self.config)
+        live = [self.expectations[name] for name in self.live()]
+        num_unstarted = sum(not each.has_started and not each.is_late(self.now_ns) for each in live)
+        is_whole = request.resume_token_ids == expectation.whole[0]
+        try:
+            self.scheduler.submit(request, self.now_ns)
+        except Overloaded:
+            assert num_unstarted >= self.config.max_waiting
+        else:
+            assert num_unstarted < self.config.max_waiting or is_whole
+            self.expectations[request.request_id] = expectation
+
     def live(self) -> list[str]:
         return [name for name, expectation in self.expectations.items() if not expectation.is_over]
 
     @rule(
-        # Two ids only, so that prompts often share their beginnings.
-        prompt=st.lists(st.integers(0, 1), min_size=1, max_size=24),
-        max_tokens=st.integers(1, 14),
+        prompt=prompts(),
+        max_tokens=st.integers(1, MAX_OUTPUT_TOKENS),
         temperature=st.sampled_from([0.0, 1.0]),
         seed=st.sampled_from([0, 2**64 - 1]),
         min_tokens=st.integers(0, 3),
         n=st.sampled_from([1, 1, 1, 2, 3]),
-        num_resumed=st.integers(0, 3),
+        num_resumed=st.sampled_from([0, 0, 1, 3]),
         priority=st.integers(0, 2),
-        timeout_ns=st.none() | st.integers(1, 30),
+        timeout_ns=st.sampled_from([None, None, None, 1, 10, 30]),
         prompt_logprobs=st.sampled_from([None, None, 0]),
     )
     def submit(
@@ -152,7 +185,6 @@ class SchedulerMachine(RuleBasedStateMachine):
         timeout_ns: int | None,
         prompt_logprobs: int | None,
     ) -> None:
-        prompt = prompt[: self.config.max_model_tokens - 1]
         sampling = SamplingParams(
             temperature=temperature,
             seed=seed,
@@ -161,29 +193,16 @@ class SchedulerMachine(RuleBasedStateMachine):
             stop_token_ids=(STOP_TOKEN,),
             prompt_logprobs=prompt_logprobs,
         )
-        request = Request(
-            f"r{self.num_submitted}",
-            prompt,
-            sampling,
-            n=n,
-            priority=priority,
-            deadline_ns=None if timeout_ns is None else self.now_ns + timeout_ns,
+        deadline_ns = None if timeout_ns is None else self.now_ns + timeout_ns
+        self.send(
+            Request(self.next_id(), prompt, sampling, n=n, priority=priority, deadline_ns=deadline_ns), num_resumed
         )
-        expectation = Expectation(request, self.config)
-        if n == 1 and num_resumed:
-            request = replace(request, resume_token_ids=expectation.whole[0][:num_resumed])
-            expectation = Expectation(request, self.config)
-        live = [self.expectations[name] for name in self.live()]
-        num_unstarted = sum(not each.has_started and not each.is_late(self.now_ns) for each in live)
-        is_whole = n == 1 and request.resume_token_ids == expectation.whole[0]
-        self.num_submitted += 1
-        try:
-            self.scheduler.submit(request, self.now_ns)
-        except Overloaded:
-            assert num_unstarted >= self.config.max_waiting
-        else:
-            assert num_unstarted < self.config.max_waiting or is_whole
-            self.expectations[request.request_id] = expectation
+
+    @rule(prompt=prompts(), max_tokens=st.integers(1, MAX_OUTPUT_TOKENS), count=st.integers(2, 4))
+    def submit_several(self, prompt: list[int], max_tokens: int, count: int) -> None:
+        for seed in range(count):
+            sampling = SamplingParams(seed=seed, max_tokens=max_tokens, stop_token_ids=(STOP_TOKEN,))
+            self.send(Request(self.next_id(), prompt, sampling), 0)
 
     @precondition(lambda self: self.live())
     @rule(data=st.data(), whole=st.booleans(), reason=st.sampled_from([FinishReason.CANCELLED, FinishReason.STOP]))
@@ -212,22 +231,27 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.plans.popleft()
         self.scheduler.apply(self.results.popleft(), self.now_ns)
 
-    @rule()
-    def go_on(self) -> None:
+    @rule(count=st.integers(1, 12))
+    def go_on(self, count: int) -> None:
         """What happens most: plan as far as allowed, then one result."""
-        for _ in range(self.config.plans_in_flight):
-            self.plan()
-        if self.results:
-            self.apply()
+        for _ in range(count):
+            for _ in range(self.config.plans_in_flight):
+                self.plan()
+            self.nothing_is_out_of_order()
+            if self.results:
+                self.apply()
+            self.nothing_is_out_of_order()
 
     @rule(passed_ns=st.integers(1, 10))
     def wait(self, passed_ns: int) -> None:
         self.now_ns += passed_ns
 
     @precondition(lambda self: self.plans)
-    @rule(data=st.data())
-    def void_slot(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), is_so=RARELY)
+    def void_slot(self, data: st.DataObject, is_so: bool) -> None:
         """The worker gives up one row of the oldest step; the answer leaves it out."""
+        if not is_so:
+            return
         plan = self.plans[0]
         slot: SeqSlot = data.draw(st.sampled_from(plan.work.slots))
         self.scheduler.void_slots([slot], WorkerLost("this row failed"), plan.step_id)
@@ -236,9 +260,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             row = result.slots.index(slot)
             del result.slots[row], result.token_ids[row]
 
-    @rule(is_likely=st.integers(0, 9))
-    def lose_worker(self, is_likely: int) -> None:
-        if is_likely < 9:
+    @rule(is_so=RARELY)
+    def lose_worker(self, is_so: bool) -> None:
+        if not is_so:
             return
         self.scheduler.fail_all(WorkerLost("gone"), self.now_ns)
         self.restart_worker()
@@ -257,7 +281,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "scheduler"):
             return
-        num_tokens = sum(24 + 14 * each.request.n for each in self.expectations.values())
+        num_tokens = sum(MAX_PROMPT_TOKENS + MAX_OUTPUT_TOKENS * each.request.n for each in self.expectations.values())
         for _ in range(40 * num_tokens + 10):
             if self.scheduler.is_idle:
                 break
@@ -276,5 +300,5 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.scheduler.next_deadline_ns() is None
 
 
-SchedulerMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+SchedulerMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 TestSchedulerMachine = SchedulerMachine.TestCase

@@ -118,6 +118,25 @@ def test_a_preempted_sequence_goes_ahead_of_those_that_came_later() -> None:
     assert [event.request_id for event in harness.events if isinstance(event, Finished)] == list("abcd")
 
 
+def test_rows_of_before_a_preemption_are_void_even_when_the_sequence_runs_again() -> None:
+    harness = Harness(num_blocks=8, max_model_tokens=32, headroom_blocks_per_sequence=0, plans_in_flight=4)
+    harness.submit("a", 12, max_tokens=16)
+    request = harness.submit("b", 12, max_tokens=16)
+    while harness.scheduler.figures().num_preemptions == 0:
+        if len(harness.results) == 3:
+            harness.apply()
+        harness.plan()
+    assert len(harness.results) == 3
+    rows_in_flight = [plan.work.slots for plan in harness.plans[-len(harness.results) :]]
+    assert len(rows_in_flight[0]) == 2, "a row of the preempted sequence is in flight"
+    harness.cancel("a")
+    plan = harness.plan()
+    assert plan is not None
+    assert [new.request_id for new in plan.new_sequences] == ["b"]
+    harness.run()
+    harness.assert_as_undisturbed(request)
+
+
 @pytest.mark.parametrize("plans_in_flight", [1, 2, 3])
 @pytest.mark.parametrize("headroom", [0, 1, 3])
 @pytest.mark.parametrize("prefix_cache", [True, False])
