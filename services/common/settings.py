@@ -131,6 +131,7 @@ def settings_of(config_class: type) -> dict[str, Setting]:
 
 def _bare_kind(hint: Any) -> Any:
     """`int` for `int | None`, `tuple` for `tuple[str, ...]`."""
-    if isinstance(hint, types.UnionType):
+    # `NewType | None` is a typing.Union, `int | None` a types.UnionType.
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
     return tuple if typing.get_origin(hint) is tuple else hint
