@@ -52,6 +52,7 @@ def load_model(
     with torch.inference_mode():
         model = MODELS[config.architecture](config, max_model_tokens, dtype, device)
         digest = load_weights(checkpoint, model.targets(), model.aliases(), progress).digest
+        model.pack()
     return LoadedModel(model, config, digest, fingerprint(config, digest), max_model_tokens)
 
 

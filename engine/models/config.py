@@ -50,8 +50,6 @@ class ModelConfig:
     output_bias: bool
     """Of the attention's output projection."""
     mlp_bias: bool
-    qk_norm: bool
-    """RMSNorm over each head of q and k before RoPE (Qwen3)."""
     windows: tuple[int | None, ...]
     """[layers] tokens that a layer attends to, the current one included; None is all."""
     eos_token_ids: tuple[int, ...]
@@ -91,7 +89,6 @@ class ModelConfig:
             qkv_bias=architecture == "Qwen2ForCausalLM" or bool(getattr(hf, "attention_bias", False)),
             output_bias=architecture != "Qwen2ForCausalLM" and bool(getattr(hf, "attention_bias", False)),
             mlp_bias=bool(getattr(hf, "mlp_bias", False)),
-            qk_norm=architecture == "Qwen3ForCausalLM",
             windows=_windows(architecture, hf),
             eos_token_ids=_eos_token_ids(raw, _read_json(directory / "generation_config.json", required=False)),
             dtype=_dtype(raw, directory),

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from engine.models.config import ModelConfig
-from engine.models.layers import GatedMlp, Linear, RmsNorm
+from engine.models.layers import GatedMlp, RmsNorm
+from engine.models.linear import Linear, can_pack
 from engine.models.rope import RotaryEmbedding, rotate
 from kernels.attention.protocol import AttentionBackend, AttnPlan
 
@@ -18,6 +19,7 @@ class LlamaLayer:
 
     def __init__(self, config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device) -> None:
         self._index = index
+        self._hidden_size = config.hidden_size
         self._head_dim = config.head_dim
         self._num_heads = config.num_heads
         self._num_kv_heads = config.num_kv_heads
@@ -33,22 +35,28 @@ class LlamaLayer:
         return {
             f"{prefix}.input_layernorm.weight": self._input_norm.weight,
             f"{prefix}.post_attention_layernorm.weight": self._mlp_norm.weight,
-            **self._qkv.targets(f"{prefix}.self_attn", self._qkv_rows),
-            **self._output.targets(f"{prefix}.self_attn", {"o_proj": self._output.weight.shape[0]}),
+            **self._qkv.targets({f"{prefix}.self_attn.{name}": rows for name, rows in self._qkv_rows.items()}),
+            **self._output.targets({f"{prefix}.self_attn.o_proj": self._hidden_size}),
             **self._mlp.targets(f"{prefix}.mlp"),
         }
 
     def __call__(
         self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attention: AttentionBackend, plan: AttnPlan
     ) -> torch.Tensor:
-        """Add attention and MLP to `hidden` [tokens, hidden_size], in place."""
+        """`hidden` [tokens, hidden_size] with attention and MLP added; `hidden` itself may be overwritten."""
         first_k, first_v = self._num_heads, self._num_heads + self._num_kv_heads
         qkv = self._qkv(self._input_norm(hidden)).view(hidden.shape[0], -1, self._head_dim)
         self._normalise_heads(qkv)
         rotate(qkv[:, :first_v], cos, sin)
         attended = attention.run(qkv[:, :first_k], qkv[:, first_k:first_v], qkv[:, first_v:], self._index, plan)
-        hidden.add_(self._output(attended.view(hidden.shape[0], -1)))
-        return hidden.add_(self._mlp(self._mlp_norm(hidden)))
+        hidden = self._output.added(attended.view(hidden.shape[0], -1), hidden)
+        return self._mlp.added(self._mlp_norm(hidden), hidden)
+
+    def pack(self) -> None:
+        """Re-lay the loaded weights."""
+        self._qkv.pack()
+        self._output.pack()
+        self._mlp.pack()
 
     def _normalise_heads(self, qkv: torch.Tensor) -> None:
         """Hook, before RoPE, on q, k and v heads `[tokens, heads, head_dim]`, in place."""
@@ -70,7 +78,11 @@ class LlamaModel:
         self._embedding = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device=device)
         self._layers = [self.build_layer(config, index, dtype, device) for index in range(config.num_layers)]
         self._norm = RmsNorm(config.hidden_size, config.rms_norm_eps, dtype, device)
-        self._lm_head = self._embedding if config.tie_word_embeddings else torch.empty_like(self._embedding)
+        self._lm_head = (
+            Linear.sharing(self._embedding)
+            if config.tie_word_embeddings
+            else Linear(config.hidden_size, config.vocab_size, False, dtype, device)
+        )
 
     def build_layer(self, config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device) -> LlamaLayer:
         return LlamaLayer(config, index, dtype, device)
@@ -79,7 +91,7 @@ class LlamaModel:
         """Checkpoint names and the parameters (or rows of them) that they fill."""
         found = {"model.embed_tokens.weight": self._embedding, "model.norm.weight": self._norm.weight}
         if not self.config.tie_word_embeddings:
-            found["lm_head.weight"] = self._lm_head
+            found.update(self._lm_head.targets({"lm_head": self.config.vocab_size}))
         for index, layer in enumerate(self._layers):
             found.update(layer.targets(f"model.layers.{index}"))
         return found
@@ -87,6 +99,16 @@ class LlamaModel:
     def aliases(self) -> dict[str, str]:
         """Names that a checkpoint may hold beside the tensor that they equal."""
         return {"lm_head.weight": "model.embed_tokens.weight"} if self.config.tie_word_embeddings else {}
+
+    def pack(self) -> None:
+        """Once the weights are loaded: re-lay them where that makes products faster.
+
+        A tied projection to the vocabulary becomes a copy of the embedding then, which lookups read row by row.
+        """
+        if can_pack(self.dtype, self.device):
+            for layer in self._layers:
+                layer.pack()
+            self._lm_head.pack()
 
     def hidden(
         self,
@@ -105,4 +127,4 @@ class LlamaModel:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[rows, vocab_size]` for the rows of `hidden` that are wanted."""
-        return F.linear(self._norm(hidden), self._lm_head)
+        return self._lm_head(self._norm(hidden))
