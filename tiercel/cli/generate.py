@@ -112,17 +112,22 @@ def _stream(consoles: Consoles, client: Client, prompt: Prompt, options: Generat
     builder = CompletionBuilder()
     is_single = options.get("n", 1) == 1
     ends_line = True
-    with client.stream(prompt, **options) as stream:
-        for event in stream:
-            builder.add(event)
-            if is_single and isinstance(event, Delta) and event.text:
-                consoles.write(event.text)
-                ends_line = event.text.endswith("\n")
+    try:
+        with client.stream(prompt, **options) as stream:
+            for event in stream:
+                builder.add(event)
+                if is_single and isinstance(event, Delta) and event.text:
+                    consoles.write(event.text)
+                    ends_line = event.text.endswith("\n")
+    finally:
+        # Also where the answer broke off: what is said about that starts on a line of its own.
+        if not ends_line:
+            consoles.write("\n")
     completion = builder.build()
     if not is_single:
         for choice in completion.choices:
             consoles.write(f"[{choice.index}] {choice.text}\n")
-    elif not ends_line or not completion.text:
+    elif not completion.text:
         consoles.write("\n")
     return completion
 
