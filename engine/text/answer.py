@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from engine.errors import InvalidRequest
 from engine.text.detokenizer import Detokenizer
 from engine.text.stop_strings import StopStrings
 
@@ -18,10 +19,7 @@ class AnswerDelta:
 
 
 class Answer:
-    """Detokenizer and stop strings of one choice, in step with its ids. Not for use from two threads at once.
-
-    To resume, push the ids that were sent before and drop the delta.
-    """
+    """Detokenizer and stop strings of one choice, in step with its ids. Not for use from two threads at once."""
 
     def __init__(self, detokenizer: Detokenizer, stop_strings: StopStrings, include_stop: bool) -> None:
         self._detokenizer = detokenizer
@@ -38,6 +36,19 @@ class Answer:
             if scan.stop is not None:
                 return AnswerDelta("".join(shown), list(ids[:count]), scan.stop)
         return AnswerDelta("".join(shown), list(ids))
+
+    def resume(self, ids: Sequence[int]) -> None:
+        """Go to where an answer with these ids was before it was interrupted. Their text has been shown.
+
+        Raises InvalidRequest where the ids complete a stop string: such an answer was not interrupted.
+        """
+        stop = self.push(ids).stop
+        if stop is not None:
+            raise InvalidRequest(
+                f"resume_tokens complete the stop string {stop!r}, so nothing is left to generate; the answer is "
+                "complete.",
+                "resume_tokens",
+            )
 
     def finish(self, stop_token_id: int | None = None) -> AnswerDelta:
         """The answer ended, by `stop_token_id` (which was not pushed) or otherwise: all that was held back.

@@ -68,7 +68,9 @@ def validate(
     _check_prompt(request, prompt_token_ids, facts)
     n = _whole(asked, "n", 1, 1, MAX_CHOICES)
     max_tokens, min_tokens = _lengths(asked, len(prompt_token_ids), max_model_tokens)
+    stop_token_ids = _stop_ids(asked, facts)
     _check_resume(request.resume_tokens, n, max_tokens, facts)
+    _check_unfinished(request.resume_tokens, stop_token_ids, min_tokens)
     params = SamplingParams(
         temperature=_real(asked, "temperature", 1.0, 0.0, math.inf),
         top_p=_real(asked, "top_p", 1.0, 0.0, 1.0, above=True),
@@ -82,7 +84,7 @@ def validate(
         repetition_penalty=_real(asked, "repetition_penalty", 1.0, 0.0, math.inf, above=True),
         logit_bias=_logit_bias(asked, facts),
         allowed_token_ids=_ids(asked.allowed_token_ids, "sampling.allowed_token_ids", facts),
-        stop_token_ids=_stop_ids(asked, facts),
+        stop_token_ids=stop_token_ids,
         bad_words=_bad_words(asked, model.tokenizer),
         logprobs=_optional_whole(asked, "logprobs", MAX_LOGPROBS),
         prompt_logprobs=_optional_whole(asked, "prompt_logprobs", MAX_LOGPROBS),
@@ -143,6 +145,16 @@ def _check_resume(resume: Sequence[int], n: int, max_tokens: int, model: ModelTe
             "prompt leaves of the context), so nothing is left to generate; the answer is complete.",
             "resume_tokens",
         )
+
+
+def _check_unfinished(resume: Sequence[int], stop_token_ids: tuple[int, ...], min_tokens: int) -> None:
+    for i, token_id in enumerate(resume[min_tokens:], start=min_tokens):
+        if token_id in stop_token_ids:
+            raise InvalidRequest(
+                f"Entry {i} of resume_tokens, {token_id}, is a stop token, so nothing is left to generate; the answer "
+                "is complete.",
+                "resume_tokens",
+            )
 
 
 def _stop_ids(asked: inference_pb2.SamplingParams, model: ModelText) -> tuple[int, ...]:

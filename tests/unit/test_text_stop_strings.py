@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.errors import InvalidRequest
 from engine.text.answer import Answer
 from engine.text.detokenizer import Detokenizer
 from engine.text.stop_strings import StopStrings
@@ -122,3 +123,17 @@ def test_a_stop_that_only_the_last_flush_completes_is_still_found(tokenizer: Tra
     unit = answer(tokenizer, ["\ufffd"])
     assert unit.push(ids).stop is None
     assert unit.finish().stop == "\ufffd"
+
+
+@TOKENIZERS
+def test_a_resumed_answer_goes_on_within_a_begun_stop_string(tokenizer: TrainedTokenizer) -> None:
+    ids = tokenizer.encode("The brown fox jumps, 漢😀 over", False)
+    for cut in range(len(ids)):
+        whole, resumed = answer(tokenizer, ["jumps, 漢"]), answer(tokenizer, ["jumps, 漢"])
+        if whole.push(ids[:cut]).stop is not None:
+            with pytest.raises(InvalidRequest, match="complete the stop string"):
+                resumed.resume(ids[:cut])
+            return
+        resumed.resume(ids[:cut])
+        assert resumed.push(ids[cut:]) == whole.push(ids[cut:])
+    pytest.fail("no cut was behind the stop string")

@@ -119,6 +119,7 @@ BAD_REQUESTS = [
     (request_with({}, resume_tokens=[VOCAB]), None, "resume_tokens", "0 to 999"),
     (request_with({"max_tokens": 2}, resume_tokens=[1, 2]), None, "resume_tokens", "nothing is left"),
     (request_with({}, resume_tokens=[1] * 90), None, "resume_tokens", "may have 90"),
+    (request_with({}, resume_tokens=[1, 7]), None, "resume_tokens", "Entry 1 of resume_tokens, 7, is a stop token"),
     (request_with({"min_tokens": 5, "max_tokens": 4}), None, "sampling.min_tokens", "more than max_tokens, 4"),
 ]
 
@@ -225,6 +226,11 @@ def test_logit_bias_and_allowed_ids_come_through_without_repetitions() -> None:
 
 def test_resume_tokens_short_of_the_end_pass() -> None:
     assert check(request_with({"max_tokens": 3}, resume_tokens=[1, 999])).sampling.max_tokens == 3
+
+
+def test_resume_tokens_may_hold_eos_where_it_does_not_stop() -> None:
+    assert check(request_with({"ignore_eos": True}, resume_tokens=[7, 8])).n == 1
+    assert check(request_with({"min_tokens": 2}, resume_tokens=[7, 8])).n == 1
 
 
 def test_unset_seeds_are_drawn_anew_within_64_bits() -> None:
