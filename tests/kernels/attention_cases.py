@@ -1,0 +1,58 @@
+"""Ragged batches over scattered pages, and pools to run them on."""
+
+import random
+from dataclasses import dataclass
+
+import torch
+
+from kernels.attention.protocol import AttnBatch
+from kvstore.layout import BlockLayout
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Per row: how many tokens are there already, and how many are new."""
+
+    starts: list[int]
+    counts: list[int]
+
+
+def make_batch(rows: Rows, block_size: int, num_blocks: int, seed: int, blocks_per_row: int | None = None) -> AttnBatch:
+    """Rows get distinct blocks in a random order of ids, as many as they need or `blocks_per_row`."""
+    shuffled = list(range(num_blocks))
+    random.Random(seed).shuffle(shuffled)
+    contexts = [start + count for start, count in zip(rows.starts, rows.counts, strict=True)]
+    needed = [blocks_per_row or -(-context // block_size) for context in contexts]
+    assert sum(needed) <= num_blocks
+    table = torch.zeros(len(contexts), max(needed), dtype=torch.int32)
+    write_slots: list[int] = []
+    positions: list[int] = []
+    query_starts = [0]
+    for row, (start, context) in enumerate(zip(rows.starts, contexts, strict=True)):
+        ids = [shuffled.pop() for _ in range(needed[row])]
+        table[row, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
+        for position in range(start, context):
+            write_slots.append(ids[position // block_size] * block_size + position % block_size)
+            positions.append(position)
+        query_starts.append(len(positions))
+    return AttnBatch(
+        query_starts=query_starts,
+        context_lens=contexts,
+        block_table=table,
+        write_slots=torch.tensor(write_slots),
+        positions=torch.tensor(positions),
+    )
+
+
+def random_pool(layout: BlockLayout, num_blocks: int, seed: int) -> torch.Tensor:
+    pool = layout.allocate(num_blocks, CPU)
+    kv = layout.kv_view(pool)
+    kv.copy_(torch.randn(kv.shape, generator=torch.Generator().manual_seed(seed)))
+    return pool
+
+
+def random_heads(num_tokens: int, num_heads: int, head_dim: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(num_tokens, num_heads, head_dim, generator=generator).to(dtype)

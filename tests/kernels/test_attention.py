@@ -1,0 +1,141 @@
+"""Every attention backend against the plain torch oracle, and the oracle against attention without pages."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kernels.attention.choice import NAMES, choose_attention
+from kernels.attention.reference import ReferenceAttention
+from kernels.attention.torch_sdpa import TorchAttention
+from kvstore.layout import BlockLayout
+from tests.kernels.attention_cases import CPU, Rows, make_batch, random_heads, random_pool
+
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+"""bf16 and fp16 round the result, of size 1 or so, to 8 and 11 bits."""
+
+
+@st.composite
+def ragged_rows(draw: st.DrawFn) -> Rows:
+    """Decode rows, first chunks and later chunks in any order."""
+    decode = st.tuples(st.integers(0, 200), st.just(1))
+    chunk = st.tuples(st.one_of(st.just(0), st.integers(1, 100)), st.integers(2, 90))
+    rows = draw(st.lists(st.one_of(decode, decode, chunk), min_size=1, max_size=9))
+    return Rows([start for start, _ in rows], [count for _, count in rows])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    rows=ragged_rows(),
+    heads=st.sampled_from([(4, 4), (4, 2), (6, 1), (9, 3)]),
+    head_dim=st.sampled_from([8, 16, 80]),
+    block_size=st.sampled_from([8, 16, 32]),
+    windows=st.sampled_from([(None, None), (None, 5), (33, 16), (64, 1000)]),
+    dtype=st.sampled_from(list(TOLERANCE)),
+    seed=st.integers(0, 1000),
+)
+def test_torch_backend_equals_the_oracle_on_ragged_batches(
+    rows: Rows,
+    heads: tuple[int, int],
+    head_dim: int,
+    block_size: int,
+    windows: tuple[int | None, int | None],
+    dtype: torch.dtype,
+    seed: int,
+) -> None:
+    num_heads, num_kv_heads = heads
+    layout = BlockLayout(len(windows), num_kv_heads, head_dim, block_size, dtype)
+    num_blocks = 9 * (-(-201 // block_size) + 1)
+    batch = make_batch(rows, block_size, num_blocks, seed)
+    # q, k and v are slices of one tensor, as the models pass them.
+    merged = random_heads(batch.num_tokens, num_heads + 2 * num_kv_heads, head_dim, dtype, seed)
+    q, k, v = merged.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
+    results = []
+    for backend_class in (ReferenceAttention, TorchAttention):
+        pool = random_pool(layout, num_blocks, seed)
+        kv = layout.kv_view(pool)
+        backend = (
+            ReferenceAttention(kv, windows)
+            if backend_class is ReferenceAttention
+            else TorchAttention(kv, windows, dtype)
+        )
+        plan = backend.plan(batch)
+        results.append([backend.run(q, k, v, layer, plan) for layer in range(len(windows))])
+    for want, got in zip(*results, strict=True):
+        assert got.shape == q.shape
+        assert got.dtype == dtype
+        assert torch.allclose(got.float(), want.float(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_new_keys_and_values_are_stored_where_the_batch_says(name: str) -> None:
+    layout = BlockLayout(3, 2, 16, 8, torch.float32)
+    pool = layout.allocate(20, CPU)
+    backend = choose_attention(layout.kv_view(pool), [None] * 3, torch.float32, name)
+    batch = make_batch(Rows([0, 5, 30], [19, 1, 1]), 8, 20, seed=3)
+    q = random_heads(batch.num_tokens, 4, 16, torch.float32, 1)
+    k = random_heads(batch.num_tokens, 2, 16, torch.float32, 2)
+    v = random_heads(batch.num_tokens, 2, 16, torch.float32, 3)
+    backend.run(q, k, v, 1, backend.plan(batch))
+    written = torch.zeros(20, 8, dtype=torch.bool)
+    for layer, (keys, values) in enumerate(layout.layer_views(pool)):
+        for token, slot in enumerate(batch.write_slots.tolist()):
+            written[slot // 8, slot % 8] = True
+            expected_k, expected_v = (k[token], v[token]) if layer == 1 else (torch.zeros(2, 16),) * 2
+            assert torch.equal(keys[slot // 8, :, slot % 8], expected_k)
+            assert torch.equal(values[slot // 8, :, slot % 8], expected_v)
+    everything = layout.kv_view(pool).permute(0, 4, 1, 2, 3, 5)
+    assert not everything[~written].any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("window", [None, 7])
+def test_a_prompt_equals_dense_attention(name: str, window: int | None) -> None:
+    layout = BlockLayout(1, 2, 16, 8, torch.float32)
+    batch = make_batch(Rows([0], [29]), 8, 9, seed=0)
+    q, k, v = (random_heads(29, heads, 16, torch.float32, heads) for heads in (4, 2, 2))
+    backend = choose_attention(layout.kv_view(layout.allocate(9, CPU)), [window], torch.float32, name)
+    got = backend.run(q, k, v, 0, backend.plan(batch))
+    distance = torch.arange(29)[:, None] - torch.arange(29)
+    seen = (distance >= 0) & (distance < (window or 29))
+    k, v = k.repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1)
+    scores = torch.einsum("qhd,khd->hqk", q, k) / 4.0
+    want = torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, float("-inf")).softmax(-1), v)
+    assert torch.allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_chunks_give_what_one_pass_gives(name: str) -> None:
+    layout = BlockLayout(1, 2, 16, 16, torch.float32)
+    q, k, v = (random_heads(100, heads, 16, torch.float32, heads) for heads in (4, 2, 2))
+    whole_batch = make_batch(Rows([0], [100]), 16, 9, seed=5)
+    backend = choose_attention(layout.kv_view(layout.allocate(9, CPU)), [None], torch.float32, name)
+    whole = backend.run(q, k, v, 0, backend.plan(whole_batch))
+    backend = choose_attention(layout.kv_view(layout.allocate(9, CPU)), [None], torch.float32, name)
+    parts = []
+    for start, stop in ((0, 1), (1, 38), (38, 39), (39, 96), (96, 100)):
+        batch = make_batch(Rows([start], [stop - start]), 16, 9, seed=5)
+        parts.append(backend.run(q[start:stop], k[start:stop], v[start:stop], 0, backend.plan(batch)))
+    assert torch.allclose(torch.cat(parts), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_an_earlier_owner_left_in_a_block_reaches_nobody(name: str) -> None:
+    layout = BlockLayout(2, 2, 16, 8, torch.float32)
+    pool = layout.allocate(12, CPU)
+    layout.kv_view(pool).fill_(float("nan"))
+    backend = choose_attention(layout.kv_view(pool), [None, 4], torch.float32, name)
+    for starts, counts in (([0, 0, 0], [17, 3, 8]), ([17, 3, 8], [1, 1, 1]), ([18, 4, 9], [4, 1, 1])):
+        # With the same seed and number of blocks per row, each step finds the blocks of the one before.
+        batch = make_batch(Rows(starts, counts), 8, 12, seed=1, blocks_per_row=3)
+        q = random_heads(batch.num_tokens, 4, 16, torch.float32, 1)
+        k = random_heads(batch.num_tokens, 2, 16, torch.float32, 2)
+        plan = backend.plan(batch)
+        for layer in (0, 1):
+            assert backend.run(q, k, k, layer, plan).isfinite().all()
+
+
+def test_an_unknown_backend_is_refused_by_name() -> None:
+    layout = BlockLayout(1, 1, 8, 8, torch.float32)
+    with pytest.raises(ValueError, match="'fast'; there are torch, reference"):
+        choose_attention(layout.kv_view(layout.allocate(1, CPU)), [None], torch.float32, "fast")
