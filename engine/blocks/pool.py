@@ -24,6 +24,9 @@ class BlockPool:
         self.num_blocks = num_blocks
         self.num_draining = 0
         """Blocks without a holder that wait for a ticket to close."""
+        self.num_openings = 0
+        """Counts each block that became allocatable or got a key. While it stands still, no demand for blocks that
+        could not be met can be met; to bring it nearer by n blocks, it has to rise by n."""
         self._refs = [0] * num_blocks
         self._pins = [0] * num_blocks
         self._keys: list[BlockKey | None] = [None] * num_blocks
@@ -109,6 +112,7 @@ class BlockPool:
             return self._by_key[key] == block
         self._by_key[key] = block
         self._keys[block] = key
+        self.num_openings += 1
         return True
 
     def pin(self, blocks: Iterable[BlockId]) -> None:
@@ -153,6 +157,7 @@ class BlockPool:
         assert len(self._by_key) == sum(key is not None for key in self._keys)
 
     def _retire(self, block: BlockId) -> None:
+        self.num_openings += 1
         if self._keys[block] is None:
             self._free.append(block)
         else:

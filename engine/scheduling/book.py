@@ -129,6 +129,8 @@ class RequestBook:
         """All content of the pool is void. No sequence runs and no step is in flight any more."""
         assert not self.batch.sequences
         self.batch = RunningBatch(self._config)
+        for sequence in self.queue.first(len(self.queue)):
+            sequence.retry_at = 0
 
     def _start(self, live: LiveRequest, num_hit_tokens: int, now_ns: int) -> None:
         live.first_planned_ns = now_ns

@@ -43,11 +43,16 @@ class RunningBatch:
         config, pool = self._config, self.pool
         if not self._free_slots:
             return False
-        hits = self._longest_hit(sequence)
-        num_new = config.num_blocks_for(len(sequence.token_ids)) - len(hits)
         num_running = len(self.sequences)
         headroom = config.headroom_blocks_per_sequence * (num_running + 1) if num_running else 0
-        if num_new + headroom > pool.num_allocatable - pool.num_allocatable_among(hits):
+        # At least one block is new. Looking up the others is what costs, with a long prompt.
+        if headroom >= pool.num_allocatable or pool.num_openings < sequence.retry_at:
+            return False
+        hits = self._longest_hit(sequence)
+        num_new = config.num_blocks_for(len(sequence.token_ids)) - len(hits)
+        num_missing = num_new - (pool.num_allocatable - pool.num_allocatable_among(hits))
+        if num_missing + headroom > 0:
+            sequence.retry_at = pool.num_openings + max(num_missing, 0)
             return False
         pool.acquire(hits)
         sequence.blocks = hits + pool.allocate(num_new)

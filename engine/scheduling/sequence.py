@@ -38,6 +38,7 @@ class Sequence:
         "num_skips",
         "rank",
         "request",
+        "retry_at",
         "sampling",
         "slot",
         "token_ids",
@@ -77,6 +78,8 @@ class Sequence:
         """Blocks whose keys are published, or were hits."""
         self.num_skips = 0
         """Sequences that passed this one while it headed the queue."""
+        self.retry_at = 0
+        """The pool's `num_openings` below which another attempt to admit this one must fail."""
 
     @property
     def num_total(self) -> int:
@@ -88,6 +91,7 @@ class Sequence:
         self.slot = None
         self.blocks = []
         self.num_sent_blocks = self.num_computed = self.num_scheduled = self.num_pending = self.num_published = 0
+        self.retry_at = 0
 
     def check_integrity(self, block_size: int) -> None:
         """Assert the order of the lengths. For tests."""

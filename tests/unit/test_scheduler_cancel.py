@@ -171,6 +171,19 @@ def test_a_lost_worker_refuses_what_had_started_and_keeps_what_had_not() -> None
     harness.assert_empty()
 
 
+def test_a_request_that_did_not_fit_is_tried_at_once_on_the_new_worker() -> None:
+    harness = Harness(num_blocks=16, max_model_tokens=64)
+    harness.submit("a", 40, max_tokens=9)
+    large = harness.submit("large", 60, max_tokens=2)
+    harness.plan()
+    assert not harness.started("large")
+    harness.scheduler.fail_all(WorkerLost("gone"), harness.now_ns)
+    harness.restart_worker()
+    assert harness.plan() is not None
+    harness.run()
+    harness.assert_as_undisturbed(large)
+
+
 def test_requests_that_have_not_started_can_be_handed_to_another_scheduler() -> None:
     harness, other = Harness(max_seqs=1), Harness()
     harness.submit("a", 5)
