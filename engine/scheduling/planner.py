@@ -10,12 +10,8 @@ from heapq import merge
 from engine.ids import StepId
 from engine.scheduling.book import RequestBook
 from engine.scheduling.config import SchedulerConfig
-from engine.scheduling.sequence import Rank, Sequence
+from engine.scheduling.sequence import Sequence, rank_of
 from engine.scheduling.step import StepBuilder, StepInFlight
-
-
-def _rank(sequence: Sequence) -> Rank:
-    return sequence.rank
 
 
 class Planner:
@@ -84,7 +80,7 @@ class Planner:
         book, config = self._book, self._config
         waiting = book.queue.first(config.max_scan) if may_admit and book.batch.has_free_slot else []
         blocked_head: Sequence | None = None
-        for sequence in merge(prefills, waiting, key=_rank):
+        for sequence in merge(prefills, waiting, key=rank_of):
             if not step.budget_tokens:
                 break
             if sequence.slot is None:

@@ -2,11 +2,7 @@
 
 from bisect import bisect_left, insort
 
-from engine.scheduling.sequence import Rank, Sequence
-
-
-def _rank(sequence: Sequence) -> Rank:
-    return sequence.rank
+from engine.scheduling.sequence import Sequence, rank_of
 
 
 class WaitingQueue:
@@ -23,11 +19,11 @@ class WaitingQueue:
         return len(self._sequences)
 
     def push(self, sequence: Sequence) -> None:
-        insort(self._sequences, sequence, key=_rank)
+        insort(self._sequences, sequence, key=rank_of)
         self.num_tokens += len(sequence.token_ids)
 
     def remove(self, sequence: Sequence) -> None:
-        position = bisect_left(self._sequences, sequence.rank, key=_rank)
+        position = bisect_left(self._sequences, sequence.rank, key=rank_of)
         assert self._sequences[position] is sequence
         del self._sequences[position]
         self.num_tokens -= len(sequence.token_ids)

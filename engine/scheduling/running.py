@@ -7,11 +7,7 @@ from engine.blocks.tickets import TicketRegistry
 from engine.ids import BlockId, SeqSlot
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.live_request import LiveRequest
-from engine.scheduling.sequence import Rank, Sequence
-
-
-def _rank(sequence: Sequence) -> Rank:
-    return sequence.rank
+from engine.scheduling.sequence import Sequence, rank_of
 
 
 class RunningBatch:
@@ -59,7 +55,7 @@ class RunningBatch:
         sequence.slot = self._free_slots.pop()
         sequence.num_sent_blocks = sequence.num_published = len(hits)
         sequence.num_computed = sequence.num_scheduled = len(hits) * config.block_size
-        insort(self.sequences, sequence, key=_rank)
+        insort(self.sequences, sequence, key=rank_of)
         return True
 
     def try_grow(self, sequence: Sequence) -> bool:
@@ -72,7 +68,7 @@ class RunningBatch:
     def vacate(self, sequence: Sequence) -> None:
         """Take slot and blocks back. Published blocks stay cached; rows in flight become void."""
         assert sequence.slot is not None
-        position = bisect_left(self.sequences, sequence.rank, key=_rank)
+        position = bisect_left(self.sequences, sequence.rank, key=rank_of)
         assert self.sequences[position] is sequence
         del self.sequences[position]
         self._free_slots.append(sequence.slot)

@@ -99,3 +99,8 @@ class Sequence:
         assert self.num_scheduled <= len(self.blocks) * block_size
         assert self.num_sent_blocks <= len(self.blocks)
         assert (self.slot is None) == (not self.blocks)
+
+
+def rank_of(sequence: Sequence) -> Rank:
+    """For sorting."""
+    return sequence.rank
