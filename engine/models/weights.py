@@ -33,7 +33,7 @@ class Checkpoint:
         """Raises ConfigError where a file that should be there is missing or is not safetensors."""
         self._directory = Path(directory)
         self._shards = self._find_shards()
-        self.total_bytes = sum(shard.stat().st_size for shard in self._shards)
+        self.total_bytes = sum(_payload_bytes(shard) for shard in self._shards)
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor once, on the CPU, in its stored dtype; each is only held while the caller holds it."""
@@ -106,7 +106,7 @@ def load_weights(
             loaded_bytes += tensor.nbytes
             digests[name] = digest.result()
             if progress is not None:
-                progress(loaded_bytes, max(checkpoint.total_bytes, loaded_bytes))
+                progress(loaded_bytes, checkpoint.total_bytes)
     if missing:
         raise ConfigError(f"the checkpoint lacks {_listed(missing)}; it does not fit its config.json")
     if left_over:
@@ -125,6 +125,12 @@ def load_weights(
     for name in sorted(digests):
         total.update(digests[name])
     return WeightsDigest(total.digest())
+
+
+def _payload_bytes(shard: Path) -> int:
+    """A safetensors file is the header's size in 8 bytes, the header, and the tensors."""
+    with shard.open("rb") as file:
+        return max(0, shard.stat().st_size - 8 - int.from_bytes(file.read(8), "little"))
 
 
 def _copy(name: str, tensor: torch.Tensor, target: torch.Tensor) -> None:
