@@ -134,12 +134,12 @@ class Stack:
         running = self.tokenizers.get(address) or self.schedulers[address]
         await eventually(lambda: running.host.state == "ready", f"{address} is ready")
 
-    def inference(self, address: str) -> inference_pb2_grpc.InferenceAsyncStub:
+    def inference(self, address: str) -> "inference_pb2_grpc.InferenceAsyncStub":
         channel = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
         self.channels.append(channel)
         return inference_pb2_grpc.InferenceStub(channel)
 
-    def scheduling(self, address: str) -> scheduling_pb2_grpc.SchedulingAsyncStub:
+    def scheduling(self, address: str) -> "scheduling_pb2_grpc.SchedulingAsyncStub":
         channel = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
         self.channels.append(channel)
         return scheduling_pb2_grpc.SchedulingStub(channel)
