@@ -38,7 +38,7 @@ def cases() -> list[Case]:
         else:
             sampling |= {"temperature": 0.0}
         disturbance = draw.choices(("none", "slow", "cancel", "deadline"), weights=(5, 2, 3, 2))[0]
-        made.append(Case(f"{shared} {own} {number}?", disturbance, draw.randint(0, 6), sampling))
+        made.append(Case(f"{shared} {own} {number}?", disturbance, draw.randint(0, 3), sampling))
     return made
 
 
