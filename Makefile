@@ -40,7 +40,7 @@ types: $(STAMP)
 	@echo "== Types"; $(BIN)/mypy
 
 imports: $(STAMP)
-	@echo "== Import contracts"; $(BIN)/lint-imports --no-timings 2>&1 | grep -E 'KEPT|BROKEN|->|Contracts:' ; exit $${PIPESTATUS[0]}
+	@echo "== Import contracts"; $(BIN)/lint-imports 2>&1 | grep -E 'KEPT|BROKEN|->|Contracts:' ; exit $${PIPESTATUS[0]}
 
 stubs: $(STAMP)  # the committed stubs are what protoc makes of protos/
 	@echo "== Generated code"; tmp=$$(mktemp -d) && $(call protoc,$$tmp) && \

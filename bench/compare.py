@@ -9,6 +9,7 @@ table shows medians over rounds and their range. A first round with other prompt
 import json
 import statistics
 from collections import defaultdict
+from collections.abc import Callable
 
 import click
 from rich.console import Console
@@ -74,7 +75,9 @@ def measure(peer: Peer, workload: Workload, warm_up: bool) -> Round | None:
     return None if warm_up else outcome
 
 
-COLUMNS = {
+Value = Callable[[Round], float]
+
+COLUMNS: dict[str, tuple[str, Value, str]] = {
     "W1 output tok/s": ("W1", lambda r: r.output_tokens_per_s, "{:.1f}"),
     "W2 TPOT ms": ("W2", lambda r: (r.tpot_s or 0.0) * 1e3, "{:.1f}"),
     "W2 TTFT ms": ("W2", lambda r: r.ttft_s * 1e3, "{:.0f}"),

@@ -23,9 +23,9 @@ NUM_WARM_UP = 200
 
 
 class _Echo(grpc.GenericRpcHandler):
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         assert handler_call_details.method == METHOD
-        return grpc.stream_stream_rpc_method_handler(self._echo)  # type: ignore[arg-type]
+        return grpc.stream_stream_rpc_method_handler(self._echo)
 
     async def _echo(self, messages: AsyncIterator[bytes], _context: object) -> AsyncIterator[bytes]:
         async for message in messages:
@@ -47,7 +47,7 @@ def _serve(address: str, listening: Event) -> None:
 async def _round_trips_s(address: str, number: int) -> list[float]:
     times = []
     async with grpc.aio.insecure_channel(address) as channel:
-        call = channel.stream_stream(METHOD)()
+        call: "grpc.aio.StreamStreamCall[bytes, bytes]" = channel.stream_stream(METHOD)()
         for _ in range(NUM_WARM_UP + number):
             began = time.perf_counter()
             await call.write(MESSAGE)

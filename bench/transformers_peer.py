@@ -57,7 +57,8 @@ def _serve(pipe: Connection, checkpoint: Path, way: str) -> None:
     torch.set_num_threads(multiprocessing.cpu_count())
     # The paged attention that continuous batching needs is chosen when the model is loaded.
     attention = {"attn_implementation": "paged|sdpa"} if way == "continuous batching" else {}
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16, **attention).eval()
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16, **attention)
+    model.eval()  # type: ignore[no-untyped-call]
     run = {"one by one": _one_by_one, "static batch": _static_batch, "continuous batching": _continuous}[way]
     pipe.send("ready")
     while True:
@@ -138,7 +139,7 @@ def _continuous(model: Any, workload: Workload) -> list[RequestRecord]:
     from transformers import GenerationConfig
 
     longest = max(request.max_tokens for request in workload.requests)
-    config = GenerationConfig(**_generation(longest))
+    config = GenerationConfig(**_generation(longest))  # type: ignore[no-untyped-call]
     sent: dict[str, float] = {}
     records: dict[str, RequestRecord] = {}
     with model.continuous_batching_context_manager(generation_config=config, block=True, timeout=5) as manager:
