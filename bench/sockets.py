@@ -47,7 +47,7 @@ def _serve(address: str, listening: Event) -> None:
 async def _round_trips_s(address: str, number: int) -> list[float]:
     times = []
     async with grpc.aio.insecure_channel(address) as channel:
-        call: "grpc.aio.StreamStreamCall[bytes, bytes]" = channel.stream_stream(METHOD)()
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(METHOD)()
         for _ in range(NUM_WARM_UP + number):
             began = time.perf_counter()
             await call.write(MESSAGE)
