@@ -12,18 +12,28 @@ MAX_MESSAGE_BYTES = 64 << 20
 
 ChannelOptions = list[tuple[str, int]]
 
-_SHARED: ChannelOptions = [
+_SIZES: ChannelOptions = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A peer that vanished without a FIN (a host gone, a frozen process) is noticed within about 2 s. The core's own
-    # threads answer pings, so a busy interpreter does not look like a dead one.
-    ("grpc.keepalive_time_ms", 1000),
-    ("grpc.keepalive_timeout_ms", 1000),
-    ("grpc.http2.max_pings_without_data", 0),
 ]
 
-SERVER_OPTIONS: ChannelOptions = [
-    *_SHARED,
+
+def _keepalive(time_ms: int, timeout_ms: int) -> ChannelOptions:
+    """Ping a silent peer after `time_ms` and give it up `timeout_ms` later.
+
+    The core's own threads answer pings, so a busy interpreter does not look like a dead one. A keepalive ping is
+    a ping: unless the ping timeout is set too, its default of a minute is what counts.
+    """
+    return [
+        ("grpc.keepalive_time_ms", time_ms),
+        ("grpc.keepalive_timeout_ms", timeout_ms),
+        ("grpc.http2.ping_timeout_ms", timeout_ms),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
+_SERVER: ChannelOptions = [
+    *_SIZES,
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 500),
     ("grpc.http2.max_ping_strikes", 0),
@@ -31,8 +41,19 @@ SERVER_OPTIONS: ChannelOptions = [
     ("grpc.so_reuseport", 0),
 ]
 
+# Between the services of a stack, which are near each other: a process that is frozen or a host that is gone, without
+# a FIN, is noticed within 2 s.
+_NEAR = _keepalive(1000, 900)
+
+# Clients may be anywhere, behind lossy links: a retransmission must not look like a loss.
+_FAR = _keepalive(20_000, 20_000)
+
+INNER_SERVER_OPTIONS: ChannelOptions = [*_SERVER, *_NEAR]
+FRONT_DOOR_OPTIONS: ChannelOptions = [*_SERVER, *_FAR]
+
 CLIENT_OPTIONS: ChannelOptions = [
-    *_SHARED,
+    *_SIZES,
+    *_NEAR,
     # Each link dials for itself and retries in its own rhythm, which knows what it is waiting for.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from engine.errors import ConfigError
 from services.common import logs
 from services.common.announce import Announcer
-from services.common.channel import SERVER_OPTIONS, server_credentials
+from services.common.channel import INNER_SERVER_OPTIONS, ChannelOptions, server_credentials
 from services.common.config import ServiceConfig
 
 _log = logs.get_logger(__name__)
@@ -42,7 +42,9 @@ class ServiceState(enum.StrEnum):
 class ServiceHost:
     """One gRPC server with health, reflection, TLS and announcements. Not reusable after `stop`."""
 
-    def __init__(self, service_name: str, config: ServiceConfig) -> None:
+    def __init__(
+        self, service_name: str, config: ServiceConfig, options: ChannelOptions = INNER_SERVER_OPTIONS
+    ) -> None:
         """`service_name` is the full name of the protobuf service, which health also goes by."""
         self._service_name = service_name
         self._config = config
@@ -50,7 +52,7 @@ class ServiceHost:
         self._announcer = Announcer(config.announce)
         self._announced_ready = False
         self._started_ns = time.monotonic_ns()
-        self.server = grpc.aio.server(options=SERVER_OPTIONS)
+        self.server = grpc.aio.server(options=options)
         self.state = ServiceState.STARTING
         self.address = ""
 

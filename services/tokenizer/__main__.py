@@ -1,5 +1,6 @@
 """`python -m services.tokenizer`."""
 
+from services.common.channel import FRONT_DOOR_OPTIONS
 from services.common.command import service_command
 from services.common.server import ServiceHost, serve
 from services.tokenizer.config import TokenizerConfig
@@ -7,7 +8,7 @@ from services.tokenizer.service import SERVICE_NAME, TokenizerService
 
 
 async def run(config: TokenizerConfig) -> None:
-    host = ServiceHost(SERVICE_NAME, config)
+    host = ServiceHost(SERVICE_NAME, config, FRONT_DOOR_OPTIONS)
     await serve(host, TokenizerService(host, config), config)
 
 

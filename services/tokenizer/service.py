@@ -25,7 +25,7 @@ from services.tokenizer.reports import ReportBook
 from services.tokenizer.scheduler_stream import SchedulerStream
 from services.tokenizer.text_model import TextModel, load_text_model
 from services.tokenizer.validation import ValidRequest, validate
-from tiercel.v1 import common_pb2, inference_pb2, inference_pb2_grpc, scheduling_pb2
+from tiercel.v1 import inference_pb2, inference_pb2_grpc, scheduling_pb2
 
 _log = logs.get_logger(__name__)
 
@@ -162,7 +162,7 @@ class TokenizerService:
     ) -> inference_pb2.GetReportResponse:
         response = inference_pb2.GetReportResponse()
         async with errors_as_status(context, _log):
-            response = self._reports.get(request.request_id)
+            response.CopyFrom(self._reports.get(request.request_id))
         return response
 
     async def GetStatus(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 
+from services.common.channel import FRONT_DOOR_OPTIONS
 from services.common.config import ServiceConfig
 from services.common.server import DrainableService, ServiceHost
 from services.scheduler import service as scheduler_service
@@ -58,11 +59,11 @@ class RunningService:
 
     async def stop(self) -> None:
         """Abrupt: connections break as when the process dies."""
+        await self.host.server.stop(0)
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         self.tasks.clear()
-        await self.host.server.stop(0)
         await self.service.close()
         await self.host.stop()
 
@@ -109,7 +110,7 @@ class Stack:
             max_concurrent=max_concurrent,
             **self.tls,
         )
-        host = ServiceHost(tokenizer_service.SERVICE_NAME, config)
+        host = ServiceHost(tokenizer_service.SERVICE_NAME, config, FRONT_DOOR_OPTIONS)
         running = RunningService(host, TokenizerService(host, config))
         address = await running.start()
         self.tokenizers[address] = running
@@ -134,8 +135,10 @@ class Stack:
         running = self.tokenizers.get(address) or self.schedulers[address]
         await eventually(lambda: running.host.state == "ready", f"{address} is ready")
 
-    def inference(self, address: str) -> "inference_pb2_grpc.InferenceAsyncStub":
-        channel = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+    def inference(self, address: str, **options: int) -> "inference_pb2_grpc.InferenceAsyncStub":
+        """A stub on its own connection; `options` are channel options without their `grpc.`."""
+        chosen = [(f"grpc.{name}", value) for name, value in options.items()]
+        channel = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1), *chosen])
         self.channels.append(channel)
         return inference_pb2_grpc.InferenceStub(channel)
 
