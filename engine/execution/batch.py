@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from engine.execution.slots import IntArray, Slots
+from engine.ids import SeqSlot
 from engine.scheduling.plan import Work
 from kernels.attention.protocol import AttnBatch
 
@@ -20,12 +21,14 @@ class StepBatch:
     num_prompt_tokens: torch.Tensor | None
     """int64 [tokens]: of each token's sequence; only where RoPE depends on it."""
     sample_tokens: torch.Tensor
-    """int64 [sampling rows]: index of each row's last token, in the plan's order."""
+    """int64 [sampling rows]: index of each row's last token, in the plan's order, as the next three."""
     sample_slots: torch.Tensor
     """int64 [sampling rows]."""
     sample_positions: torch.Tensor
     """int64 [sampling rows]: position of the token that is sampled."""
-    host_sample_slots: list[int]
+    sample_entries: torch.Tensor
+    """int64 [sampling rows]: where that token goes in the flat token table."""
+    host_sample_slots: list[SeqSlot]
     host_sample_positions: list[int]
     slots: IntArray
     """[rows], in batch order, as the two below."""
@@ -36,68 +39,85 @@ class StepBatch:
 def build_batch(work: Work, slots: Slots, device: torch.device, with_prompt_lengths: bool) -> StepBatch:
     """Tensors for `work`, whose new blocks are already in the tables. A fixed number of vectorised operations.
 
-    Raises ValueError where the work does not fit the slots' state: that is a fault of the plan.
+    They stand between two forward passes, with cold caches: each one counts. Raises ValueError where the work does
+    not fit the slots' state: that is a fault of the plan.
     """
-    plan_slots = np.array(work.slots, dtype=np.int64)
-    plan_starts = np.array(work.starts, dtype=np.int64)
-    plan_counts = np.array(work.num_tokens, dtype=np.int64)
-    _check(plan_slots, plan_starts, plan_counts, slots)
-    # Decode rows first (count 1), then by context, longest first.
-    order = np.lexsort((-plan_starts, plan_counts > 1))
-    row_slots, starts, counts = plan_slots[order], plan_starts[order], plan_counts[order]
+    block_size, max_model_tokens = slots.block_size, slots.max_model_tokens
+    columns = np.array((work.slots, work.starts, work.num_tokens), dtype=np.int64)
+    is_decode = work.total_tokens == len(work) and int(columns[2].max()) == 1
+    # Decode rows first, then by start, longest first.
+    order = np.argsort(-columns[1]) if is_decode else np.lexsort((-columns[1], columns[2] > 1))
+    row_slots, starts, counts = columns[:, order]
     contexts = starts + counts
+    if (not is_decode and int(counts.min()) < 1) or (contexts > slots.capacity_tokens[row_slots]).any():
+        raise ValueError(_contradiction(row_slots, counts, contexts, slots))
+    longest = int(contexts.max())
     ends = np.cumsum(counts)
     total = int(ends[-1])
-    token_rows = np.repeat(np.arange(len(counts)), counts)
-    # One buffer, one copy to the device: positions, write slots, token table indices, prompt lengths.
-    flat = np.empty((4 if with_prompt_lengths else 3, total), dtype=np.int64)
-    positions = np.add(np.arange(total), (starts - ends + counts)[token_rows], out=flat[0])
-    token_slots = row_slots[token_rows]
-    block_size = slots.block_size
-    flat[1] = slots.block_tables[token_slots, positions // block_size] * np.int64(block_size) + positions % block_size
-    np.add(token_slots * slots.max_model_tokens, positions, out=flat[2])
-    if with_prompt_lengths:
-        flat[3] = slots.num_prompt_tokens[token_slots]
-    on_device = torch.from_numpy(flat).to(device, non_blocking=True)
 
-    max_blocks = -(-int(contexts.max()) // block_size)
-    columns = np.arange(max_blocks)
-    table = slots.block_tables[row_slots, :max_blocks]
-    table = np.where(columns < slots.num_blocks[row_slots, None], table, 0)
+    # One buffer, one copy to the device.
+    num_samples = sum(work.samples)
+    num_token_rows = 4 if with_prompt_lengths else 3
+    buffer = np.empty(num_token_rows * total + 4 * num_samples, dtype=np.int64)
+    tokens = buffer[: num_token_rows * total].reshape(num_token_rows, total)
+    positions = tokens[0]
+    if is_decode:
+        positions[:] = starts
+        token_slots = row_slots
+    else:
+        token_rows = np.repeat(np.arange(len(counts)), counts)
+        np.add(np.arange(total), (starts - ends + counts)[token_rows], out=positions)
+        token_slots = row_slots[token_rows]
+    block_index, offset = np.divmod(positions, block_size)
+    np.add(slots.block_tables[token_slots, block_index] * np.int64(block_size), offset, out=tokens[1])
+    np.add(token_slots * max_model_tokens, positions, out=tokens[2])
+    if with_prompt_lengths:
+        tokens[3] = slots.num_prompt_tokens[token_slots]
+
+    samples = buffer[num_token_rows * total :].reshape(4, num_samples)
+    last_tokens = np.empty_like(ends)
+    last_tokens[order] = ends - 1
+    plan_slots, next_positions = columns[0], columns[1] + columns[2]
+    if num_samples < len(work):
+        chosen = np.array(work.samples, dtype=bool)
+        last_tokens, plan_slots, next_positions = last_tokens[chosen], plan_slots[chosen], next_positions[chosen]
+    samples[0], samples[1], samples[2] = last_tokens, plan_slots, next_positions
+    # A sequence that has reached the end of its slot samples its last token, which is never an input.
+    np.add(plan_slots * max_model_tokens, np.minimum(next_positions, max_model_tokens - 1), out=samples[3])
+
+    on_device = torch.from_numpy(buffer).to(device, non_blocking=True)
+    token_columns = on_device[: num_token_rows * total].view(num_token_rows, total).unbind()
+    sample_columns = on_device[num_token_rows * total :].view(4, num_samples).unbind()
     attention = AttnBatch(
         query_starts=[0, *ends.tolist()],
         context_lens=contexts.tolist(),
-        block_table=torch.from_numpy(table).to(device, non_blocking=True),
-        write_slots=on_device[1],
-        positions=on_device[0],
+        block_table=torch.from_numpy(slots.block_tables[row_slots, : -(-longest // block_size)]).to(
+            device, non_blocking=True
+        ),
+        write_slots=token_columns[1],
+        positions=token_columns[0],
+        fresh_blocks=torch.tensor(work.new_block_ids, dtype=torch.int64, device=device) if work.new_block_ids else None,
     )
-    # Back to the plan's order for the rows that sample.
-    samples = np.array(work.samples, dtype=bool)
-    last_tokens = np.empty_like(ends)
-    last_tokens[order] = ends - 1
-    sampling = np.stack((last_tokens[samples], plan_slots[samples], (plan_starts + plan_counts)[samples]))
-    sample_tokens, sample_slots, sample_positions = torch.from_numpy(sampling).to(device, non_blocking=True)
     return StepBatch(
         attention=attention,
-        token_ids=slots.tokens.view(-1).index_select(0, on_device[2]),
-        num_prompt_tokens=on_device[3] if with_prompt_lengths else None,
-        sample_tokens=sample_tokens,
-        sample_slots=sample_slots,
-        sample_positions=sample_positions,
-        host_sample_slots=sampling[1].tolist(),
-        host_sample_positions=sampling[2].tolist(),
+        token_ids=slots.tokens.view(-1).index_select(0, token_columns[2]),
+        num_prompt_tokens=token_columns[3] if with_prompt_lengths else None,
+        sample_tokens=sample_columns[0],
+        sample_slots=sample_columns[1],
+        sample_positions=sample_columns[2],
+        sample_entries=sample_columns[3],
+        host_sample_slots=plan_slots.tolist(),
+        host_sample_positions=next_positions.tolist(),
         slots=row_slots,
         starts=starts,
         num_tokens=counts,
     )
 
 
-def _check(row_slots: IntArray, starts: IntArray, counts: IntArray, slots: Slots) -> None:
-    if int(counts.min()) < 1 or int(starts.min()) < 0:
-        raise ValueError("every work row computes at least one token, from position 0 or later")
-    contexts = starts + counts
+def _contradiction(row_slots: IntArray, counts: IntArray, contexts: IntArray, slots: Slots) -> str:
+    if int(counts.min()) < 1:
+        return "every work row computes at least one token"
     if int(contexts.max()) > slots.max_model_tokens:
-        raise ValueError(f"work reaches position {int(contexts.max())}; sequences have {slots.max_model_tokens} tokens")
-    short = contexts > slots.num_blocks[row_slots] * slots.block_size
-    if short.any():
-        raise ValueError(f"slots {row_slots[short].tolist()} have fewer blocks than the work needs")
+        return f"work reaches position {int(contexts.max())}; sequences have {slots.max_model_tokens} tokens"
+    short = contexts > slots.capacity_tokens[row_slots]
+    return f"slots {row_slots[short].tolist()} have fewer blocks than the work needs"

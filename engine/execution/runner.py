@@ -92,18 +92,17 @@ class ModelRunner:
         sampled = self._sampler.sample(
             logits, batch.sample_slots, batch.sample_positions, self._slots.tokens, batch.host_sample_slots
         )
-        # A sequence that has reached the end of its slot samples its last token, which is never an input.
-        positions = batch.sample_positions.clamp(max=self._max_model_tokens - 1)
-        inputs = sampled.clamp(min=0).to(torch.int32)
-        self._flat_tokens.index_copy_(0, batch.sample_slots * self._max_model_tokens + positions, inputs)
+        # Where there was nothing to sample any id will do as the next input, as long as it is one.
+        self._flat_tokens.index_copy_(0, batch.sample_entries, sampled.clamp(min=0).to(torch.int32))
         if self._slots.num_scoring:
             self._score_samples(batch, logits, sampled, result)
-        for slot, token_id in zip(batch.host_sample_slots, sampled.tolist(), strict=True):
-            if token_id == FAULT:
-                self.void_slots.append(SeqSlot(slot))
-            else:
-                result.slots.append(SeqSlot(slot))
-                result.token_ids.append(token_id)
+        token_ids = sampled.tolist()
+        result.slots, result.token_ids = batch.host_sample_slots, token_ids
+        if FAULT in token_ids:
+            rows = list(zip(result.slots, token_ids, strict=True))
+            self.void_slots = [slot for slot, token_id in rows if token_id == FAULT]
+            result.slots = [slot for slot, token_id in rows if token_id != FAULT]
+            result.token_ids = [token_id for token_id in token_ids if token_id != FAULT]
 
     def _score_samples(self, batch: StepBatch, logits: torch.Tensor, sampled: torch.Tensor, result: StepResult) -> None:
         rows: list[int] = []

@@ -25,7 +25,10 @@ class Slots:
         self.tokens = torch.zeros(max_seqs, max_model_tokens, dtype=torch.int32, device=device)
         """int32 [max_seqs, max_model_tokens]: ids known so far; sampled ones are written behind the known ones."""
         self.block_tables = np.zeros((max_seqs, -(-max_model_tokens // block_size)), dtype=np.int32)
+        """Entries past a sequence's blocks repeat its first: what reads too far reads no other sequence's bytes."""
         self.num_blocks = np.zeros(max_seqs, dtype=np.int64)
+        self.capacity_tokens = np.zeros(max_seqs, dtype=np.int64)
+        """What each sequence's blocks hold, at most `max_model_tokens`."""
         self.num_prompt_tokens = np.zeros(max_seqs, dtype=np.int64)
         self.sampling: list[SamplingParams | None] = [None] * max_seqs
         """None: the slot is free."""
@@ -45,8 +48,11 @@ class Slots:
             )
         self.tokens[slot, :num_tokens] = torch.tensor(sequence.token_ids, dtype=torch.int32)
         self.num_prompt_tokens[slot] = sequence.num_prompt_tokens
-        self.block_tables[slot, : len(sequence.block_ids)] = sequence.block_ids
+        if sequence.block_ids:
+            self.block_tables[slot] = sequence.block_ids[0]
+            self.block_tables[slot, : len(sequence.block_ids)] = sequence.block_ids
         self.num_blocks[slot] = len(sequence.block_ids)
+        self.capacity_tokens[slot] = min(len(sequence.block_ids) * self.block_size, self.max_model_tokens)
         self.sampling[slot] = sequence.sampling
         self.num_scoring += _scores(sequence.sampling)
 
@@ -67,10 +73,14 @@ class Slots:
     def append_blocks(self, slots: IntArray, num_new_blocks: IntArray, block_ids: Sequence[int]) -> None:
         """Append `num_new_blocks[i]` of the flat `block_ids` to the table of `slots[i]`."""
         ends = np.cumsum(num_new_blocks)
+        first = (self.num_blocks[slots] == 0) & (num_new_blocks > 0)
+        if first.any():
+            self.block_tables[slots[first]] = np.asarray(block_ids)[(ends - num_new_blocks)[first], None]
         rows = np.repeat(slots, num_new_blocks)
         within = np.arange(len(rows)) - np.repeat(ends - num_new_blocks, num_new_blocks)
         self.block_tables[rows, self.num_blocks[rows] + within] = block_ids
         self.num_blocks[slots] += num_new_blocks
+        self.capacity_tokens[slots] = np.minimum(self.num_blocks[slots] * self.block_size, self.max_model_tokens)
 
 
 def _scores(sampling: SamplingParams) -> bool:

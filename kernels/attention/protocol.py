@@ -19,11 +19,14 @@ class AttnBatch:
     context_lens: list[int]
     """[rows] tokens of the sequence that exist after this step: start + number of new tokens; host side."""
     block_table: torch.Tensor
-    """int32 [rows, max_blocks]: device block ids in order; entries past a row's length are 0."""
+    """int32 [rows, max_blocks]: device block ids in order; entries past a row's length repeat ids of the same row."""
     write_slots: torch.Tensor
     """int64 [tokens]: block_id * block_size + offset, where each new token's K and V go."""
     positions: torch.Tensor
     """int64 [tokens]: position of each new token in its sequence."""
+    fresh_blocks: torch.Tensor | None = None
+    """int64: blocks that a sequence got in this step. What they hold is an earlier owner's and must reach nobody, be
+    it NaN; a backend that reads past what is written clears them."""
 
     @property
     def num_tokens(self) -> int:

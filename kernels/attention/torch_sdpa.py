@@ -86,6 +86,7 @@ class TorchAttention:
                 "the torch backend needs records without padding; use a block size that is a multiple of 8"
             )
         self._windows = tuple(windows)
+        self._distinct_windows = set(windows)
         self._dtype = dtype
         self._kv_heads, self._block_size, self._head_dim = kv_heads, block_size, head_dim
         self._pages_per_block = num_layers * 2 * kv_heads
@@ -96,26 +97,29 @@ class TorchAttention:
         self._pages = [pages[layer * 2 * kv_heads :] for layer in range(num_layers)]
         self._key_rows = [rows[(layer * 2) * kv_heads * block_size :] for layer in range(num_layers)]
         self._value_rows = [rows[(layer * 2 + 1) * kv_heads * block_size :] for layer in range(num_layers)]
-        self._head_pages = torch.arange(2 * kv_heads, device=kv.device)
+        self._head_pages = torch.arange(2 * kv_heads, device=kv.device)[:, None]
         self._head_rows = torch.arange(kv_heads, device=kv.device) * block_size
+        self._numbers = torch.arange(0, device=kv.device)
+        self._visible = torch.zeros((), dtype=dtype, device=kv.device)
+        self._hidden = torch.full((), float("-inf"), dtype=dtype, device=kv.device)
         self._gathered = torch.empty(0, dtype=kv.dtype, device=kv.device)
 
     def plan(self, batch: AttnBatch) -> TorchPlan:
-        blocks, offsets = batch.write_slots // self._block_size, batch.write_slots % self._block_size
-        # The gather reads a block's unwritten tail before the mask hides it: whatever an earlier owner left there
-        # (0 * NaN is NaN) must not reach this sequence.
-        self._pool.index_fill_(0, blocks[offsets == 0], 0)
-        rows = (blocks * (self._pages_per_block * self._block_size) + offsets)[:, None] + self._head_rows
+        blocks = batch.write_slots // self._block_size
+        if batch.fresh_blocks is not None:
+            # A gather reads unwritten tails before the mask hides them, and 0 * NaN is NaN.
+            self._pool.index_fill_(0, batch.fresh_blocks, 0)
+        rows = torch.add(batch.write_slots, blocks, alpha=(self._pages_per_block - 1) * self._block_size)
         longest = max(batch.context_lens, default=0)
         by_window: dict[int | None, WindowPlan] = {}
-        for window in set(self._windows):
+        for window in self._distinct_windows:
             if window is None or window >= longest:
                 if None not in by_window:
                     by_window[None] = self._window_plan(batch, None)
                 by_window[window] = by_window[None]
             else:
                 by_window[window] = self._window_plan(batch, window)
-        return TorchPlan(rows.view(-1), by_window)
+        return TorchPlan((rows[:, None] + self._head_rows).view(-1), by_window)
 
     def run(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, plan: AttnPlan) -> torch.Tensor:
         assert isinstance(plan, TorchPlan)
@@ -195,28 +199,26 @@ class TorchAttention:
 
     def _decode_group(self, batch: AttnBatch, first: int, last: int, window: int | None) -> DecodeGroup:
         contexts = batch.context_lens[first:last]
-        starts = [self._first_block(context, 1, window) for context in contexts]
-        lengths = [context - start * self._block_size for context, start in zip(contexts, starts, strict=True)]
-        num_blocks = -(-max(lengths) // self._block_size)
         table = batch.block_table[first:last]
-        device = table.device
-        columns = torch.arange(num_blocks, device=device)
         if window is None:
+            lengths = contexts
+            num_blocks = -(-max(lengths) // self._block_size)
             ids = table[:, :num_blocks]
         else:
-            shifted = torch.tensor(starts, device=device)[:, None] + columns
+            starts = [self._first_block(context, 1, window) for context in contexts]
+            lengths = [context - start * self._block_size for context, start in zip(contexts, starts, strict=True)]
+            num_blocks = -(-max(lengths) // self._block_size)
+            shifted = torch.tensor(starts, device=table.device)[:, None] + self._counting(num_blocks)
             ids = table.gather(1, shifted.clamp_max_(table.shape[1] - 1))
-        length = torch.tensor(lengths, device=device)[:, None]
-        # Padding repeats the row's own first block: no other sequence's bytes are read.
-        ids = torch.where(columns * self._block_size < length, ids, ids[:, :1])
-        mask = None
         num_tokens = num_blocks * self._block_size
+        mask = None
         if window is not None or min(lengths) < num_tokens:
-            position = torch.arange(num_tokens, device=device)
+            length = torch.tensor(lengths, device=table.device)[:, None, None, None]
+            position = self._counting(num_tokens)
             visible = position < length
             if window is not None:
                 visible &= position >= length - window
-            mask = self._additive(visible)[:, None, None]
+            mask = torch.where(visible, self._visible, self._hidden)
         tokens = slice(batch.query_starts[first], batch.query_starts[last])
         return DecodeGroup(tokens, num_blocks, self._page_ids(ids), mask)
 
@@ -235,11 +237,11 @@ class TorchAttention:
                 tokens = slice(tile, min(tile + _QUERY_TILE, last))
                 num_visible = context - (last - tokens.stop) - start_position
                 query = batch.positions[tokens, None] - start_position
-                key = torch.arange(num_visible, device=query.device)
+                key = self._counting(num_visible)
                 visible = key <= query
                 if window is not None:
                     visible &= key > query - window
-                tiles.append(PrefillTile(tokens, num_visible, self._additive(visible)))
+                tiles.append(PrefillTile(tokens, num_visible, torch.where(visible, self._visible, self._hidden)))
         return PrefillRow(end_block - start_block, self._page_ids(ids), tiles)
 
     def _first_block(self, context: int, num_queries: int, window: int | None) -> int:
@@ -248,10 +250,10 @@ class TorchAttention:
 
     def _page_ids(self, block_ids: torch.Tensor) -> torch.Tensor:
         """int64 [rows * 2 * kv_heads * blocks] from block ids [rows, blocks]."""
-        pages = block_ids.long()[:, None] * self._pages_per_block + self._head_pages[:, None]
-        return pages.reshape(-1)
+        return torch.add(self._head_pages, block_ids[:, None], alpha=self._pages_per_block).view(-1)
 
-    def _additive(self, visible: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(visible.shape, dtype=self._dtype, device=visible.device).masked_fill_(
-            ~visible, float("-inf")
-        )
+    def _counting(self, count: int) -> torch.Tensor:
+        """0, 1, 2, ... as int64 [count]."""
+        if len(self._numbers) < count:
+            self._numbers = torch.arange(2 * count, device=self._numbers.device)
+        return self._numbers[:count]

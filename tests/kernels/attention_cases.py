@@ -30,9 +30,12 @@ def make_batch(rows: Rows, block_size: int, num_blocks: int, seed: int, blocks_p
     write_slots: list[int] = []
     positions: list[int] = []
     query_starts = [0]
+    fresh: list[int] = []
     for row, (start, context) in enumerate(zip(rows.starts, contexts, strict=True)):
         ids = [shuffled.pop() for _ in range(needed[row])]
+        table[row] = ids[0]
         table[row, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
+        fresh.extend(ids if start == 0 else [])
         for position in range(start, context):
             write_slots.append(ids[position // block_size] * block_size + position % block_size)
             positions.append(position)
@@ -43,6 +46,7 @@ def make_batch(rows: Rows, block_size: int, num_blocks: int, seed: int, blocks_p
         block_table=table,
         write_slots=torch.tensor(write_slots),
         positions=torch.tensor(positions),
+        fresh_blocks=torch.tensor(fresh) if fresh else None,
     )
 
 
