@@ -1,5 +1,7 @@
 """`infer-cli down`: stop a stack that `infer-cli up` started here."""
 
+import os
+import select
 import signal
 
 import click
@@ -8,7 +10,7 @@ import psutil
 from tiercel.cli import stack_record
 from tiercel.cli.console import Consoles
 from tiercel.cli.failure import CommandFailed
-from tiercel.cli.stack_record import StackRecord
+from tiercel.cli.stack_record import ProcessId, StackRecord
 from tiercel.cli.target import Address, recorded_stack
 
 
@@ -48,12 +50,26 @@ def _stop(record: StackRecord, now: bool) -> None:
         _signal(supervisor, signal.SIGTERM)
         if now:
             _signal(supervisor, signal.SIGTERM)
-        supervisor.wait()
+        _wait_for_end(record.supervisor)
     # None are left unless the supervisor itself was killed and the kernel is still ending them.
-    leftovers = record.leftovers()
-    for process in leftovers:
-        _signal(process, signal.SIGKILL)
-    psutil.wait_procs(leftovers)
+    for service in record.services:
+        process = service.process()
+        if process is not None:
+            _signal(process, signal.SIGKILL)
+            _wait_for_end(service)
+
+
+def _wait_for_end(identity: ProcessId) -> None:
+    """Until the process has ended, whether or not its parent has taken note of that yet (pidfd_open(2))."""
+    try:
+        descriptor = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if identity.process() is not None:
+            select.select([descriptor], [], [])
+    finally:
+        os.close(descriptor)
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:

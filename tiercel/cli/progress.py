@@ -73,6 +73,8 @@ class LineReporter:
             case Step.DIED:
                 self._quarters.pop(event.service, None)
                 self._print(self._err, event)
+            case Step.STACK_READY:
+                self._out.print(f"ready: {event.text}", markup=False, highlight=False, soft_wrap=True)
             case Step.FAILED:
                 pass  # said by whoever ends the command
             case _:

@@ -8,6 +8,7 @@ import os
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ FIRST_BACKOFF_S = 0.2
 MAX_BACKOFF_S = 5.0
 STARTUP_STOP_S = 5.0
 """How long services may take to leave when the stack was not ready yet: nothing runs that could be waited for."""
+HEAR_WORKERS_S = 20.0
 TRIM_LOGS_EVERY_S = 60.0
 DRAIN_ORDER = (Role.TOKENIZER, Role.SCHEDULER, Role.WORKER)
 
@@ -40,6 +42,8 @@ class Supervisor:
         self._num_signals = 0
         self._first_signal = asyncio.Event()
         self._second_signal = asyncio.Event()
+        self._workers_served = asyncio.Event()
+        """All of them have been ready once."""
         self._record: StackRecord | None = None
         self._services: list[ServiceProcess] = []
 
@@ -55,6 +59,8 @@ class Supervisor:
             trimming = asyncio.create_task(self._trim_logs())
             try:
                 await asyncio.wait([*keepers, stopping], return_when=asyncio.FIRST_COMPLETED)
+                if not stopping.done():
+                    await self._hear_workers_out(keepers, stopping)
                 failed = next((task for task in keepers if task.done()), None)
                 await self._stop(keepers)
                 if failed is not None:
@@ -83,6 +89,19 @@ class Supervisor:
 
     def _of(self, role: Role) -> list[ServiceProcess]:
         return [service for service in self._services if service.role is role]
+
+    async def _hear_workers_out(self, keepers: list[asyncio.Task[None]], stopping: "asyncio.Task[bool]") -> None:
+        """A checkpoint that is no good fails several services, in any order; what the worker says of it is told."""
+        workers = [task for service, task in self._with(keepers) if service.role is Role.WORKER]
+        if self._workers_served.is_set() or any(task.done() for task in workers):
+            return
+        served = asyncio.create_task(self._workers_served.wait())
+        first: set[asyncio.Future[Any]] = {*workers, stopping, served}
+        await asyncio.wait(first, timeout=HEAR_WORKERS_S, return_when=asyncio.FIRST_COMPLETED)
+        served.cancel()
+
+    def _with(self, keepers: list[asyncio.Task[None]]) -> Iterator[tuple[ServiceProcess, asyncio.Task[None]]]:
+        return zip(self._services, keepers, strict=True)
 
     # -- one service ------------------------------------------------------------------------------
 
@@ -127,7 +146,7 @@ class Supervisor:
         lines = service.last_lines()
         if exit_code == EXIT_USAGE and not service.was_serving:
             why = lines[-1] if lines else f"it said nothing; see {service.log.path}"
-            raise CommandFailed(why if why.startswith(f"{service.role}: ") else f"{service.name}: {why}", EXIT_USAGE)
+            raise CommandFailed(why.removeprefix(f"{service.role}: "), EXIT_USAGE)
         if service.is_hopeless():
             shown = "".join(f"\n    {line}" for line in lines)
             raise CommandFailed(
@@ -141,6 +160,8 @@ class Supervisor:
         """A service became ready or ceased to be."""
         if self._is_stopping:
             return
+        if all(worker.was_serving for worker in self._of(Role.WORKER)):
+            self._workers_served.set()
         is_complete = all(service.is_serving for service in self._services)
         self._save_record("ready" if is_complete else "starting")
         if is_complete:
@@ -224,7 +245,7 @@ class Supervisor:
             self._report(StackEvent(Step.STOPPING, "draining: running answers are finished first"))
         impatient = asyncio.create_task(self._second_signal.wait())
         for role in DRAIN_ORDER:
-            ending = [task for service, task in zip(self._services, keepers, strict=True) if service.role is role]
+            ending = [task for service, task in self._with(keepers) if service.role is role]
             await self._end(self._of(role), ending, impatient, limits[role])
         impatient.cancel()
         self._report(StackEvent(Step.STOPPED, "stopped"))
