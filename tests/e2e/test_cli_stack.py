@@ -14,7 +14,7 @@ import pytest
 
 from tests.checkpoints import make_checkpoint
 from tests.e2e.stack import INFER_CLI, Stack, running_stack
-from tiercel import ChatMessage, Client, Delta, Unavailable
+from tiercel import ChatMessage, Client, Delta, TiercelError, Unavailable
 
 LIMIT_S = 90
 
@@ -152,6 +152,22 @@ def test_draining_finishes_a_running_answer_and_leaves_no_process(checkpoint: Pa
         assert not stack.ready_file.exists()
         with Client(stack.target, retry=None) as client, pytest.raises(Unavailable):
             client.generate("gone")
+
+
+def test_down_now_does_not_wait_for_running_answers(checkpoint: Path, tmp_path: Path) -> None:
+    ready_file = tmp_path / "ready.json"
+    done = cli("up", "--detach", "--model", checkpoint, "--port", "0", "--ready-file", ready_file)
+    assert done.returncode == 0, done.stderr
+    ready = json.loads(ready_file.read_text())
+    services = services_of(ready["supervisor_pid"])
+    with Client(ready["target"], retry=None) as client:
+        stream = client.stream("The river", max_tokens=1000, temperature=0, ignore_eos=True)
+        next(stream)
+        assert cli("down", "--now", "--target", ready["target"]).returncode == 0
+        with pytest.raises(TiercelError):
+            list(stream)
+    assert not any(process.is_running() for process in services)
+    assert not ready_file.exists()
 
 
 def test_a_killed_supervisor_takes_its_services_with_it(checkpoint: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -151,6 +152,8 @@ def test_prompt_ids_and_chat_are_sent_as_such(server: FakeInference, capsys: Cap
         (["generate", "a", "--seed", "-1"], "--seed"),
         (["generate", "a", "--max-tokns", "3"], "--max-tokens"),
         (["genrate", "a"], "generate"),
+        (["generate", "a", "--target", "localhost"], "127.0.0.1:50051"),
+        (["status", "--target", "localhost:http"], "127.0.0.1:50051"),
         (["up", "--workers", "0"], "x>=1"),
         (["up", "--kv-dtype", "int3"], "'int3'"),
         (["up", "--device-cache", "lots"], "512MiB"),
@@ -298,3 +301,30 @@ def test_an_unknown_chat_command_is_named(
     assert "/rest is not a command" in captured.err
     assert "/reset" in captured.out
     assert server.num_calls == 0
+
+
+def test_ctrl_c_at_a_terminal_stops_the_answer_and_not_the_chat(server: FakeInference) -> None:
+    server.hold_after_first_delta = True
+    ours, theirs = pty.openpty()
+    words = [INFER_CLI, "chat", "--target", server.address]
+    with subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+        os.close(theirs)
+        seen = b""
+
+        def read_until(expected: bytes) -> None:
+            nonlocal seen
+            while expected not in seen:
+                seen += os.read(ours, 4096)
+            seen = seen.partition(expected)[2]
+
+        read_until(b"> ")
+        os.write(ours, b"xyz\n")
+        read_until(b"X")
+        process.send_signal(signal.SIGINT)
+        read_until(b"stopped")
+        assert server.ended_by_client.wait(10)
+        read_until(b"> ")
+        os.write(ours, b"\x04")
+        assert process.wait(timeout=30) == 0
+    os.close(ours)
+    assert server.num_calls == 1

@@ -11,7 +11,7 @@ from tiercel.cli.console import Consoles
 from tiercel.cli.failure import EXIT_FAILED
 from tiercel.cli.generate import given_options
 from tiercel.cli.target import Address, borrowed_stack
-from tiercel.cli.values import BoundedFloat
+from tiercel.cli.values import BoundedFloat, Target
 from tiercel.client import ChatMessage, Client, Delta, GenerateOptions
 from tiercel.errors import TiercelError
 
@@ -31,7 +31,7 @@ HELP = """/reset          forget the conversation, keep the system message
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="The same seed gives the same answers.")
 @click.option("--stop", multiple=True, help="End an answer before this text; may be given several times.")
 @click.option("--model", metavar="PATH|HUB_ID|demo", help="What to serve where no stack is running; default demo.")
-@click.option("--target", metavar="HOST:PORT", help="The stack to ask, by its address.")
+@click.option("--target", type=Target(), help="The stack to ask, by its address.")
 @click.option("--port", type=click.IntRange(1, 65535), help="The stack to ask, by its port on this machine.")
 @click.option("--ca", type=click.Path(path_type=Path), help="PEM file of the authority to trust; switches TLS on.")
 @click.pass_obj

@@ -12,10 +12,11 @@ from tiercel.cli.console import Consoles
 from tiercel.cli.failure import CommandFailed
 from tiercel.cli.stack_record import ProcessId, StackRecord
 from tiercel.cli.target import Address, recorded_stack
+from tiercel.cli.values import Target
 
 
 @click.command()
-@click.option("--target", metavar="HOST:PORT", help="The stack to stop, by its address.")
+@click.option("--target", type=Target(), help="The stack to stop, by its address.")
 @click.option("--port", type=click.IntRange(1, 65535), help="The stack to stop, by its port.")
 @click.option("--now", is_flag=True, help="Do not wait for running answers.")
 @click.pass_obj
@@ -49,7 +50,8 @@ def _stop(record: StackRecord, now: bool) -> None:
     if supervisor is not None:
         _signal(supervisor, signal.SIGTERM)
         if now:
-            _signal(supervisor, signal.SIGTERM)
+            # Another one, since two of the same that wait to be handled count as one.
+            _signal(supervisor, signal.SIGINT)
         _wait_for_end(record.supervisor)
     # None are left unless the supervisor itself was killed and the kernel is still ending them.
     for service in record.services:

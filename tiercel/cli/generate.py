@@ -10,7 +10,7 @@ import click
 from tiercel.cli.console import Consoles
 from tiercel.cli.failure import EXIT_USAGE, CommandFailed
 from tiercel.cli.target import Address, borrowed_stack
-from tiercel.cli.values import BoundedFloat, TokenIds
+from tiercel.cli.values import BoundedFloat, Target, TokenIds
 from tiercel.client import (
     ChatMessage,
     Choice,
@@ -44,7 +44,7 @@ NS_PER_MS = 1e6
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--timeout", type=BoundedFloat(0, above_minimum=True), help="Seconds to wait for the whole answer.")
 @click.option("--model", metavar="PATH|HUB_ID|demo", help="What to serve where no stack is running; default demo.")
-@click.option("--target", metavar="HOST:PORT", help="The stack to ask, by its address.")
+@click.option("--target", type=Target(), help="The stack to ask, by its address.")
 @click.option("--port", type=click.IntRange(1, 65535), help="The stack to ask, by its port on this machine.")
 @click.option("--ca", type=click.Path(path_type=Path), help="PEM file of the authority to trust; switches TLS on.")
 @click.pass_obj

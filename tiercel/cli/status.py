@@ -10,13 +10,13 @@ from rich.table import Table
 from tiercel.cli.console import Consoles
 from tiercel.cli.failure import CommandFailed
 from tiercel.cli.target import Address, recorded_stack, running_stack
-from tiercel.cli.values import shown_bytes
+from tiercel.cli.values import Target, shown_bytes
 from tiercel.client import ModelInfo, ServiceStatus, StackStatus, WorkerStatus
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.option("--target", metavar="HOST:PORT", help="The stack to ask, by its address.")
+@click.option("--target", type=Target(), help="The stack to ask, by its address.")
 @click.option("--port", type=click.IntRange(1, 65535), help="The stack to ask, by its port on this machine.")
 @click.option("--ca", type=click.Path(path_type=Path), help="PEM file of the authority to trust; switches TLS on.")
 @click.pass_obj

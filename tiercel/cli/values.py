@@ -27,6 +27,18 @@ class ByteSize(click.ParamType[int]):
         return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
+class Target(click.ParamType[str]):
+    """Where a front door listens."""
+
+    name = "HOST:PORT"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        host, _, port = str(value).rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) <= 65535:
+            self.fail(f"{value!r} is not an address; give host and port, such as 127.0.0.1:50051", param, ctx)
+        return str(value)
+
+
 class TokenIds(click.ParamType[list[int]]):
     """Token ids with commas between them."""
 
