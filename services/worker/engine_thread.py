@@ -1,10 +1,15 @@
 """The one thread that owns the model: it loads it, then runs plans back to back from a queue.
 
-The asyncio thread talks gRPC and converts protobuf; here are only plain data. What the thread has to say is handed to
-the loop with `call_soon_threadsafe`. Plans of a session that has ended are skipped.
+The asyncio thread talks gRPC and converts protobuf; here are only plain data. Plans of a session that has ended are
+skipped.
+
+What the thread has to say goes through a second, small one, the courier, to the loop. Waking the loop is a system
+call, which gives up the interpreter lock; the loop would take it and work while the next plan waits. A put on the
+courier's queue keeps the lock, so the next step starts at once and the loop works while the step is in torch.
 """
 
 import asyncio
+import functools
 import queue
 import threading
 import time
@@ -126,9 +131,12 @@ class EngineThread:
         self._loaded: asyncio.Future[WorkerFacts] = self._loop.create_future()
         self._died: asyncio.Future[None] = self._loop.create_future()
         self._is_leaving = False
+        self._news: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._courier = threading.Thread(target=self._carry, name="courier", daemon=True)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
+        self._courier.start()
         self._thread.start()
 
     async def facts(self) -> WorkerFacts:
@@ -156,6 +164,7 @@ class EngineThread:
         self._commands.put(_Leave())
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join, timeout_s)
+        self._news.put(None)
 
     def _run(self) -> None:
         try:
@@ -222,11 +231,18 @@ class EngineThread:
         return end_ns
 
     def _tell(self, callback: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
-        try:
-            self._loop.call_soon_threadsafe(callback, *args)
-        except RuntimeError:
-            # The loop has closed: the process is leaving, nobody listens any more.
-            self._is_leaving = True
+        """Have `callback` called on the loop's thread, in the order of the calls of this method."""
+        self._news.put(functools.partial(callback, *args))
+
+    def _carry(self) -> None:
+        """The courier's thread."""
+        while (call := self._news.get()) is not None:
+            try:
+                self._loop.call_soon_threadsafe(call)
+            except RuntimeError:
+                # The loop has closed: the process is leaving, nobody listens any more.
+                self._is_leaving = True
+                return
 
 
 def _resolve(future: asyncio.Future[WorkerFacts], facts: WorkerFacts) -> None:
