@@ -13,7 +13,7 @@ from tests.in_process_engine import CPU, EngineSetup, InProcessEngine
 
 SHAPES = {
     "llama": ("llama", {"num_hidden_layers": 3}),
-    "qwen3": ("qwen3", {"num_hidden_layers": 3, "head_dim": 32}),
+    "qwen3-tied": ("qwen3", {"num_hidden_layers": 3, "head_dim": 32, "tie_word_embeddings": True}),
     "qwen2-windowed": ("qwen2", {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}),
 }
 SCORE = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
