@@ -44,18 +44,20 @@ class ModelRunner:
     def execute(self, plan: StepPlan) -> StepResult:
         """Release, add, compute, sample; each sampled token becomes the next input of its slot.
 
-        Fills `start_ns` and `end_ns`. Raises ValueError for a plan that contradicts the slots' state, and whatever
+        Fills `start_ns`, when the forward pass begins, and `end_ns`, when the sampled ids are known; what lies between
+        one step's end and the next one's start is overhead. Raises ValueError for a plan that contradicts the slots' state, and whatever
         torch raises; the state of every slot is then undefined and `reset` is due.
         """
         result = StepResult(plan.step_id)
-        result.timings.start_ns = time.monotonic_ns()
         self.void_slots = []
         with torch.inference_mode():
             self._update_slots(plan)
             if len(plan.work):
                 batch = build_batch(plan.work, self._slots, self._device, self._needs_prompt_lengths)
                 self._compute(batch, result)
-        result.timings.end_ns = time.monotonic_ns()
+        timings = result.timings
+        timings.end_ns = timings.end_ns or time.monotonic_ns()
+        timings.start_ns = timings.start_ns or timings.end_ns
         return result
 
     def reset(self) -> None:
@@ -77,12 +79,10 @@ class ModelRunner:
 
     def _compute(self, batch: StepBatch, result: StepResult) -> None:
         attention = batch.attention
+        attn_plan = self._attention.plan(attention)
+        result.timings.start_ns = time.monotonic_ns()
         hidden = self._model.hidden(
-            batch.token_ids,
-            attention.positions,
-            batch.num_prompt_tokens,
-            self._attention,
-            self._attention.plan(attention),
+            batch.token_ids, attention.positions, batch.num_prompt_tokens, self._attention, attn_plan
         )
         if self._slots.num_scoring:
             self._score_prompts(batch, hidden, result)
@@ -97,6 +97,7 @@ class ModelRunner:
         if self._slots.num_scoring:
             self._score_samples(batch, logits, sampled, result)
         token_ids = sampled.tolist()
+        result.timings.end_ns = time.monotonic_ns()
         result.slots, result.token_ids = batch.host_sample_slots, token_ids
         if FAULT in token_ids:
             rows = list(zip(result.slots, token_ids, strict=True))
