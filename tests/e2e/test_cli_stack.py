@@ -135,13 +135,17 @@ def test_a_killed_service_is_told_of_restarted_and_answers_the_same(stack: Stack
 
 
 def test_draining_finishes_a_running_answer_and_leaves_no_process(checkpoint: Path, tmp_path: Path) -> None:
-    with running_stack(tmp_path, "--model", str(checkpoint)) as stack:
+    config = tmp_path / "stack.toml"
+    # A busy machine may take longer over the answer than the thirty seconds that a service gives it otherwise.
+    config.write_text("[tokenizer]\ndrain_timeout_s = 80\n")
+    with running_stack(tmp_path, "--model", str(checkpoint), "--config", str(config)) as stack:
         services = services_of(stack.process.pid)
         assert len(services) == 3
         with Client(stack.target, retry=None) as client:
             stream = client.stream("The river", max_tokens=600, temperature=0, ignore_eos=True)
             next(stream)
             down = subprocess.Popen([INFER_CLI, "down", "--target", stack.target], stdout=subprocess.PIPE, text=True)
+            wait_until(lambda: "draining" in stack.log.read_text(), "the stack drains")
             num_tokens = sum(len(event.token_ids) for event in stream if isinstance(event, Delta))
             assert num_tokens == 600
         out, _ = down.communicate(timeout=LIMIT_S)
