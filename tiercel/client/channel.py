@@ -21,6 +21,8 @@ def channel_options(target: str, tls_server_name: str | None) -> ChannelOptions:
         # request waits in a queue.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        # Without it a ping has a minute, whatever the line above says.
+        ("grpc.http2.ping_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 0),
         ("grpc.http2.max_pings_without_data", 0),
         # RetryPolicy decides about retries, nothing below it does.
