@@ -44,9 +44,9 @@ class ModelRunner:
     def execute(self, plan: StepPlan) -> StepResult:
         """Release, add, compute, sample; each sampled token becomes the next input of its slot.
 
-        Fills `start_ns`, when the forward pass begins, and `end_ns`, when the sampled ids are known; what lies between
-        one step's end and the next one's start is overhead. Raises ValueError for a plan that contradicts the slots' state, and whatever
-        torch raises; the state of every slot is then undefined and `reset` is due.
+        Fills `start_ns`, when the forward pass begins, and `end_ns`, when the sampled ids are known; what lies
+        between one step's end and the next one's start is overhead. Raises ValueError for a plan that contradicts
+        the slots' state, and whatever torch raises; every slot's state is then undefined and `reset` is due.
         """
         result = StepResult(plan.step_id)
         self.void_slots = []
