@@ -5,6 +5,11 @@ import os
 from pathlib import Path
 
 from engine.errors import ConfigError
+from services.common import logs
+
+_log = logs.get_logger(__name__)
+
+_OPEN_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Announcer:
@@ -12,13 +17,16 @@ class Announcer:
 
     Events: `{"event": "listening", "address": "127.0.0.1:50051", "pid": 1}`, `{"event": "loading", "loaded_bytes": 1,
     "total_bytes": 2}`, `{"event": "ready"}` and `{"event": "draining"}`. Without a path nothing is written.
+
+    The path may be a FIFO that somebody reads; a reader that leaves or does not keep up gets nothing more and stops
+    nothing.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._descriptor: int | None = None
         if path is not None:
             try:
-                self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._descriptor = os.open(path, _OPEN_FLAGS, 0o644)
             except OSError as error:
                 raise ConfigError(f"cannot write the announce file {path}: {error.strerror}") from error
 
@@ -35,8 +43,13 @@ class Announcer:
         self._append({"event": "draining"})
 
     def _append(self, event: dict[str, object]) -> None:
-        if self._descriptor is not None:
+        if self._descriptor is None:
+            return
+        try:
             os.write(self._descriptor, json.dumps(event).encode() + b"\n")
+        except OSError as error:
+            _log.warning("announcements end", extra=logs.fields(reason=error.strerror))
+            self.close()
 
     def close(self) -> None:
         if self._descriptor is not None:

@@ -35,7 +35,7 @@ def resolve_model(model: str, served_name: str | None, files: Sequence[str]) -> 
 
 def _locate(model: str, files: Sequence[str]) -> tuple[Path, str]:
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return path, path.resolve().name
     if model == DEMO:
         return _demo_checkpoint(), DEMO

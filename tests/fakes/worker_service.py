@@ -58,6 +58,8 @@ class FakeEngine:
     fail_next_step: BaseException | None = None
     void_next_slots: bool = False
     """The next step's sampled rows come back void, as if their logits were not finite."""
+    is_waiting: bool = False
+    """A step has begun and waits for the gate."""
     num_steps: int = 0
     num_prompt_tokens_seen: int = 0
     request_ids: list[str] = field(default_factory=list)
@@ -107,8 +109,9 @@ class FakeEngine:
         if self.step_s:
             # A wait on an event nobody sets: the length of a step, not a wait for something to happen.
             threading.Event().wait(self.step_s)
-        while not self.gate.wait(0.01):
-            pass
+        self.is_waiting = not self.gate.is_set()
+        self.gate.wait()
+        self.is_waiting = False
         self.num_steps += 1
         self.void_slots = []
         for new in plan.new_sequences:

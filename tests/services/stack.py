@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -75,7 +76,7 @@ def port_of(address: str) -> int:
 class Stack:
     """Starts and stops services in any order. Every service keeps its port when it is started again."""
 
-    def __init__(self, model_directory: Path, **tls: Path) -> None:
+    def __init__(self, model_directory: Path, **tls: Any) -> None:
         self.model_directory = model_directory
         self.tls = tls
         self.workers: dict[str, FakeWorkerService] = {}
@@ -159,7 +160,7 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def running_stack(model_directory: Path, **tls: Path) -> AsyncIterator[Stack]:
+async def running_stack(model_directory: Path, **tls: Any) -> AsyncIterator[Stack]:
     stack = Stack(model_directory, **tls)
     try:
         yield stack

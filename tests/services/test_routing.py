@@ -1,6 +1,7 @@
 """Several workers, draining, slow readers, TLS."""
 
 import asyncio
+from collections.abc import AsyncIterable
 from pathlib import Path
 
 import grpc
@@ -70,7 +71,7 @@ async def test_losing_one_of_two_workers_leaves_the_other_serving(model_director
         assert stack.tokenizers[address].host.state == "ready"
 
 
-async def _end_of(call: "grpc.aio.UnaryStreamCall[object, inference_pb2.GenerateEvent]") -> str:
+async def _end_of(call: AsyncIterable[inference_pb2.GenerateEvent]) -> str:
     kind = ""
     try:
         async for event in call:

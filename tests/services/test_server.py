@@ -1,10 +1,13 @@
 """The life of a service process: listening, health, reflection, TLS, draining on a signal."""
 
 import asyncio
+import contextlib
 import json
+import os
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from engine.errors import ConfigError
+from engine.sampling import SamplingParams
 from services.common.announce import Announcer
 from services.common.config import ServiceConfig
+from services.common.sampling_wire import sampling_to_wire
 from services.common.server import ServiceHost
 from tests.fakes.worker_service import FakeEngine, FakeWorkerService
 from tests.services.stack import PATIENCE_S, eventually, port_of
+from tiercel.v1 import scheduling_pb2, scheduling_pb2_grpc
 
 SERVICE = "tiercel.v1.Execution"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -138,3 +144,90 @@ async def test_sigterm_ends_an_idle_scheduler_with_exit_code_0(tmp_path: Path) -
             process.kill()
             await process.wait()
         await worker.stop()
+
+
+def test_a_fifo_whose_reader_goes_away_stops_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "announce"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    announcer = Announcer(path)
+    announcer.listening("127.0.0.1:1")
+    assert json.loads(os.read(reader, 4096))["address"] == "127.0.0.1:1"
+    os.close(reader)
+    announcer.ready()
+    announcer.draining()
+    announcer.close()
+
+
+@contextlib.asynccontextmanager
+async def scheduler_process(tmp_path: Path, worker: str, *flags: str) -> AsyncIterator[tuple[Any, str]]:
+    """The scheduler as its own process, and its address."""
+    announce = tmp_path / "announce"
+    command = ["-m", "services.scheduler", "--workers", worker, "--announce", str(announce), *flags]
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        await eventually(lambda: {"event": "ready"} in events_in(announce), "the scheduler announces that it is ready")
+        yield process, events_in(announce)[0]["address"]
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def submission() -> scheduling_pb2.FrontMessage:
+    sampling = sampling_to_wire(SamplingParams(temperature=0.0, max_tokens=30))
+    submit = scheduling_pb2.Submit(handle=1, request_id="r", prompt_token_ids=[1, 2, 3], n=1, sampling=sampling)
+    return scheduling_pb2.FrontMessage(submit=submit)
+
+
+async def tokens_until_end(call: Any) -> int:
+    num_tokens = 0
+    async for message in call:
+        num_tokens += len(message.output.tokens.handles)
+        if message.output.finishes:
+            break
+    return num_tokens
+
+
+async def test_sigterm_lets_running_work_finish(tmp_path: Path) -> None:
+    engine = FakeEngine(vocab_size=64)
+    worker = FakeWorkerService(engine, ServiceConfig())
+    address = await worker.start()
+    async with scheduler_process(tmp_path, address) as (process, target), grpc.aio.insecure_channel(target) as channel:
+        engine.gate.clear()
+        call = scheduling_pb2_grpc.SchedulingStub(channel).Connect()
+        await call.write(submission())
+        await eventually(lambda: engine.is_waiting, "the first step has begun")
+        process.send_signal(signal.SIGTERM)
+        await eventually(lambda: {"event": "draining"} in events_in(tmp_path / "announce"), "it drains")
+        assert await check(channel, "tiercel.v1.Scheduling") == NOT_SERVING
+        engine.gate.set()
+        assert await tokens_until_end(call) == 30
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+    await worker.stop()
+
+
+@pytest.mark.parametrize("by_second_signal", [True, False])
+async def test_a_drain_is_cut_short_by_its_time_limit_or_a_second_signal(
+    tmp_path: Path, by_second_signal: bool
+) -> None:
+    engine = FakeEngine(vocab_size=64)
+    worker = FakeWorkerService(engine, ServiceConfig())
+    address = await worker.start()
+    limit = ("--drain-timeout-s", "600" if by_second_signal else "0.1")
+    async with (
+        scheduler_process(tmp_path, address, *limit) as (process, target),
+        grpc.aio.insecure_channel(target) as channel,
+    ):
+        engine.gate.clear()
+        call = scheduling_pb2_grpc.SchedulingStub(channel).Connect()
+        await call.write(submission())
+        await eventually(lambda: engine.is_waiting, "the first step has begun")
+        process.send_signal(signal.SIGTERM)
+        await eventually(lambda: {"event": "draining"} in events_in(tmp_path / "announce"), "it drains")
+        if by_second_signal:
+            assert process.returncode is None
+            process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+    engine.gate.set()
+    await worker.stop()
