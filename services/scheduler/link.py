@@ -37,7 +37,7 @@ class LinkState(enum.StrEnum):
     """As `infer-cli status` shows it.
 
     lost -> loading -> ready -> draining -> lost
-                 └── mismatch ───────────> lost     another model than the other workers'
+                 └─▶ mismatch, asked again after a while     another model than the other workers'
     """
 
     LOST = "lost"
@@ -123,11 +123,13 @@ class WorkerLink:
                 except Exception as error:
                     _log.exception("session failed", extra=logs.fields(worker=self.address))
                     reason = f"{type(error).__name__}: {error}"
-                was_mismatch = self.state is LinkState.MISMATCH
+                is_mismatch = self.state is LinkState.MISMATCH
                 if time.monotonic_ns() - started_ns > 1e9 * _MAX_BACKOFF_S:
                     backoff_s = _MIN_BACKOFF_S
-                self._lose(reason)
-                await asyncio.sleep(_MISMATCH_BACKOFF_S if was_mismatch else backoff_s)
+                # A mismatch stays to be seen until the worker is asked again.
+                if not is_mismatch:
+                    self._lose(reason)
+                await asyncio.sleep(_MISMATCH_BACKOFF_S if is_mismatch else backoff_s)
                 backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
         finally:
             self._lose("the scheduler is shutting down")

@@ -83,19 +83,32 @@ async def _end_of(call: AsyncIterable[inference_pb2.GenerateEvent]) -> str:
 
 async def test_a_worker_with_another_model_is_not_used(model_directory: Path) -> None:
     async with running_stack(model_directory) as stack:
+        late = FakeEngine(VOCAB_SIZE, fingerprint="0b" * 32, model="other")
+        late.loading_gate.clear()
         first = await stack.start_worker(FakeEngine(VOCAB_SIZE))
-        address = await stack.start_tokenizer(await stack.start_scheduler([first, "127.0.0.1:1"]))
+        other = await stack.start_worker(late)
+        address = await stack.start_tokenizer(await stack.start_scheduler([first, other]))
         await stack.serving(address)
-        other = await stack.start_worker(FakeEngine(VOCAB_SIZE, fingerprint="0b" * 32, model="other"))
-        dispatcher = stack.scheduler().dispatcher
-        dispatcher.links[1].address = other
-        await eventually(lambda: dispatcher.links[1].state == "mismatch", "the other model is noticed")
-        status = await stack.inference(address).GetStatus(inference_pb2.GetStatusRequest())
-        row = status.services[3]
-        assert row.state in ("mismatch", "lost")
-        assert len(dispatcher.ready_links) == 1
-        answer = await generate(stack, address, request(max_tokens=3))
-        assert answer.started.model == "fake"
+        late.loading_gate.set()
+
+        async def is_shown_as_mismatch() -> bool:
+            status = await stack.inference(address).GetStatus(inference_pb2.GetStatusRequest())
+            row = next(row for row in status.services if row.address == other)
+            return row.state == "mismatch" and "it serves other (0b0b0b0b0b0b0b0b)" in row.detail
+
+        await eventually(is_shown_as_mismatch, "the status shows the other model")
+        answers = await asyncio.gather(*(generate(stack, address, request(max_tokens=3)) for _ in range(4)))
+        assert {answer.started.model for answer in answers} == {"fake"}
+        assert {answer.finished.report.worker for answer in answers} == {first}
+        # When the others are gone, the model that is there is served.
+        await stack.stop_worker(first)
+
+        async def is_other_served() -> bool:
+            (model,) = (await stack.inference(address).ListModels(inference_pb2.ListModelsRequest())).models
+            return model.id == "other"
+
+        await eventually(is_other_served, "the other model is served")
+        assert (await generate(stack, address, request(max_tokens=3))).started.model == "other"
 
 
 async def test_a_draining_worker_finishes_and_gets_nothing_new(model_directory: Path) -> None:
