@@ -37,7 +37,7 @@ def load_model(
     max_model_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> LoadedModel:
-    """Read config and weights. `dtype` None keeps the checkpoint's; `max_model_tokens` None takes its context.
+    """Read config and weights. `dtype` None keeps the checkpoint's; `max_model_tokens` None takes its whole context.
 
     At most one tensor is in memory beside the model. Raises ConfigError for whatever makes the directory unusable.
     """
@@ -45,10 +45,14 @@ def load_model(
     checkpoint = Checkpoint(directory)
     if dtype is None:
         dtype = config.dtype or checkpoint.first_float_dtype()
+    longest = longest_context(config)
     if max_model_tokens is None:
-        max_model_tokens = default_max_model_tokens(config)
-    if max_model_tokens < 1:
-        raise ConfigError(f"the model's context is set to {max_model_tokens} tokens; it must be at least 1")
+        max_model_tokens = longest
+    if not 1 <= max_model_tokens <= longest:
+        raise ConfigError(
+            f"the maximum model length is set to {max_model_tokens} tokens; "
+            f"the checkpoint's context allows 1 to {longest}"
+        )
     with torch.inference_mode():
         model = MODELS[config.architecture](config, max_model_tokens, dtype, device)
         digest = load_weights(checkpoint, model.targets(), model.aliases(), progress).digest
@@ -56,7 +60,7 @@ def load_model(
     return LoadedModel(model, config, digest, fingerprint(config, digest), max_model_tokens)
 
 
-def default_max_model_tokens(config: ModelConfig) -> int:
+def longest_context(config: ModelConfig) -> int:
     """The context that the checkpoint was made for, stretched where its RoPE scaling stretches it on the fly."""
     if config.rope_type in ("dynamic", "linear"):
         return int(config.max_position_embeddings * config.rope_parameters["factor"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.errors import ConfigError
-from engine.execution.loading import default_device_cache_bytes, default_max_model_tokens, load_model, num_blocks_for
+from engine.execution.loading import default_device_cache_bytes, load_model, longest_context, num_blocks_for
 from engine.models.config import ModelConfig
 from tests.checkpoints import edit_config, make_checkpoint
 
@@ -47,7 +47,7 @@ def test_a_context_is_stretched_by_scalings_that_stretch_it(tmp_path: Path) -> N
     for rope_type, expected in (("dynamic", 512), ("linear", 512), ("yarn", 128)):
         rope = {"rope_type": rope_type, "factor": 4.0, "rope_theta": 1e4}
         directory = make_checkpoint(tmp_path / rope_type, max_position_embeddings=128, rope_parameters=rope)
-        assert default_max_model_tokens(ModelConfig.from_hf(directory)) == expected
+        assert longest_context(ModelConfig.from_hf(directory)) == expected
 
 
 @pytest.mark.parametrize(
