@@ -10,6 +10,7 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 import click
 from rich.console import Console
@@ -36,8 +37,7 @@ def main(shape: str, rounds: int, with_peers: bool, as_json: bool) -> None:
     vocab_size = SHAPES[shape].vocab_size
     with console.status("making the checkpoint"):
         path = checkpoint(SHAPES[shape])
-    tiercel = TiercelPeer(path)
-    peers: list[Peer] = [tiercel]
+    peers: list[Peer] = [TiercelPeer(path)]
     if with_peers:
         peers += [TransformersPeer(path, way) for way in WAYS]
     results: Results = defaultdict(list)
@@ -53,18 +53,39 @@ def main(shape: str, rounds: int, with_peers: bool, as_json: bool) -> None:
                         outcome = measure(peer, workload, warm_up=number == 0)
                     if outcome is not None:
                         results[peer.name, workload.name].append(outcome)
-        gaps = {}
-        for num_running in (8, 32):
-            with console.status(f"gaps between steps at {num_running} running sequences"):
-                tiercel.run(steady_decode(vocab_size, seed=num_running, num_running=num_running, max_tokens=192))
-                gaps[num_running] = tiercel.step_gaps()
     finally:
         for peer in peers:
             peer.stop()
+    gaps = {}
+    for num_running in (8, 32):
+        with console.status(f"gaps between steps at {num_running} running sequences"):
+            gaps[num_running] = step_gaps(TiercelPeer(path), vocab_size, num_running)
     if as_json:
         click.echo(json.dumps(as_object(shape, rounds, results, gaps)))
     else:
         show(Console(), shape, rounds, [peer.name for peer in peers], results, gaps)
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """Between steps on the worker: from known ids of one to the forward pass of the next."""
+
+    p50_ms: float
+    p99_ms: float
+    back_to_back_share: float
+    """Of all steps, those whose plan was waiting on the worker in time; the gaps are theirs."""
+
+
+def step_gaps(peer: TiercelPeer, vocab_size: int, num_running: int) -> Gaps:
+    """On a fresh stack, so that nothing but these sequences is in the figures."""
+    peer.start()
+    try:
+        peer.run(steady_decode(vocab_size, seed=num_running, num_running=num_running, max_tokens=192))
+        worker = peer.worker_status()
+    finally:
+        peer.stop()
+    share = worker.back_to_back_steps / worker.steps
+    return Gaps(worker.step_gap_p50_ns / 1e6, worker.step_gap_p99_ns / 1e6, share)
 
 
 def measure(peer: Peer, workload: Workload, warm_up: bool) -> Round | None:
@@ -91,7 +112,7 @@ def show(
     rounds: int,
     names: list[str],
     results: Results,
-    gaps: dict[int, tuple[float, float]],
+    gaps: dict[int, Gaps],
 ) -> None:
     table = Table(title=f"{shape} shape, bf16, median of {rounds} interleaved rounds (lowest-highest)")
     table.add_column("")
@@ -105,11 +126,14 @@ def show(
             cells.append(form.format(statistics.median(values)) + spread if values else "")
         table.add_row(name, *cells)
     console.print(table)
-    for num_running, (p50, p99) in gaps.items():
-        console.print(f"gap between steps at {num_running:2} running: p50 {p50 * 1e3:.3f} ms, p99 {p99 * 1e3:.3f} ms")
+    for num_running, gap in gaps.items():
+        console.print(
+            f"gap between steps at {num_running:2} running: p50 {gap.p50_ms:.3f} ms, p99 {gap.p99_ms:.3f} ms "
+            f"({gap.back_to_back_share:.0%} of steps back to back)"
+        )
 
 
-def as_object(shape: str, rounds: int, results: Results, gaps: dict[int, tuple[float, float]]) -> dict[str, object]:
+def as_object(shape: str, rounds: int, results: Results, gaps: dict[int, Gaps]) -> dict[str, object]:
     peers: dict[str, dict[str, list[float]]] = defaultdict(dict)
     for title, (workload, value, _form) in COLUMNS.items():
         for (name, ran), outcomes in results.items():
@@ -119,7 +143,7 @@ def as_object(shape: str, rounds: int, results: Results, gaps: dict[int, tuple[f
         "shape": shape,
         "rounds": rounds,
         "peers": peers,
-        "step_gap_ms": {num: {"p50": p50 * 1e3, "p99": p99 * 1e3} for num, (p50, p99) in gaps.items()},
+        "step_gaps": {num_running: asdict(gap) for num_running, gap in gaps.items()},
     }
 
 

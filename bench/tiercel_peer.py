@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.records import RequestRecord
 from bench.workloads import BenchRequest, Workload
-from tiercel.client import AsyncClient, Delta
+from tiercel.client import AsyncClient, Delta, WorkerStatus
 
 INFER_CLI = Path(sys.executable).with_name("infer-cli")
 
@@ -34,14 +34,12 @@ class TiercelPeer:
     def run(self, workload: Workload) -> list[RequestRecord]:
         return asyncio.run(_run(self.target, workload))
 
-    def step_gaps(self) -> tuple[float, float]:
-        """p50 and p99, in seconds, of the worker's recent gaps between steps while work waited."""
-
-        async def ask() -> tuple[float, float]:
+    def worker_status(self) -> WorkerStatus:
+        async def ask() -> WorkerStatus:
             async with AsyncClient(self.target) as client:
                 status = await client.status()
                 (worker,) = (service.worker for service in status.services if service.worker is not None)
-                return worker.step_gap_p50_ns / 1e9, worker.step_gap_p99_ns / 1e9
+                return worker
 
         return asyncio.run(ask())
 

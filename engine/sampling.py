@@ -46,10 +46,3 @@ class SamplingParams:
     @property
     def is_greedy(self) -> bool:
         return self.temperature == 0.0
-
-    @property
-    def needs_history(self) -> bool:
-        """Whether the logits depend on the tokens so far."""
-        return bool(
-            self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0 or self.bad_words
-        )

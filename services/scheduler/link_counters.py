@@ -16,8 +16,10 @@ class LinkCounters:
         """Prompt tokens sent for computing."""
         self.num_completion_tokens = 0
         """Tokens sampled."""
+        self.num_back_to_back = 0
+        """Steps whose plan was waiting on the worker when the step before ended."""
         self.gaps_ns: deque[int] = deque(maxlen=_NUM_GAPS)
-        """Between the end of a step and the start of the next one, where that was already waiting on the worker."""
+        """Between the end of a step and the start of the next one, of the latest back-to-back steps."""
         self._num_prompt_tokens_of: dict[SeqSlot, int] = {}
 
     def count_plan(self, plan: StepPlan) -> None:
@@ -33,6 +35,7 @@ class LinkCounters:
     def count_result(self, result: StepResult) -> None:
         self.num_completion_tokens += len(result.token_ids)
         if result.timings.gap_ns:
+            self.num_back_to_back += 1
             self.gaps_ns.append(result.timings.gap_ns)
 
     def gap_percentiles_ns(self) -> tuple[int, int]:

@@ -55,6 +55,7 @@ def _worker_row(link: WorkerLink) -> common_pb2.ServiceStatus:
             preemptions=figures.num_preemptions,
             step_gap_p50_ns=gap_p50_ns,
             step_gap_p99_ns=gap_p99_ns,
+            back_to_back_steps=link.counters.num_back_to_back,
             tiers=[
                 common_pb2.TierStatus(
                     tier="device",

@@ -37,7 +37,9 @@ class StepExecutor(Protocol):
         """Slots of the last plan that gave no usable logits and are missing in its result."""
         ...
 
-    def execute(self, plan: StepPlan) -> StepResult: ...
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Fills `start_ns` and `end_ns` of the timings: when computing began, and when the sampled ids were known."""
+        ...
 
     def reset(self) -> None:
         """Forget every sequence."""
@@ -208,7 +210,6 @@ class EngineThread:
         self, executor: StepExecutor, session: EngineSession, plan: StepPlan, received_ns: int, last_end_ns: int
     ) -> int:
         """Run one plan; returns when it ended. A fault in it stays within its session."""
-        start_ns = time.monotonic_ns()
         try:
             result = executor.execute(plan)
         except Exception as error:
@@ -217,10 +218,9 @@ class EngineThread:
             executor.reset()
             self._tell(session.on_outcome, StepFault(type(error).__name__, str(error), [], plan.step_id))
             return time.monotonic_ns()
-        end_ns = time.monotonic_ns()
         timings = result.timings
-        timings.start_ns, timings.end_ns, timings.received_ns = start_ns, end_ns, received_ns
-        timings.gap_ns = start_ns - last_end_ns if 0 < received_ns <= last_end_ns else 0
+        timings.received_ns = received_ns
+        timings.gap_ns = timings.start_ns - last_end_ns if 0 < received_ns <= last_end_ns else 0
         if executor.void_slots:
             # Before the result, so that the scheduler does not miss these slots in it.
             message = "the model's logits are not finite for this sequence"
@@ -228,7 +228,7 @@ class EngineThread:
                 session.on_outcome, StepFault("NonFiniteLogits", message, list(executor.void_slots), plan.step_id)
             )
         self._tell(session.on_outcome, result)
-        return end_ns
+        return timings.end_ns
 
     def _tell(self, callback: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
         """Have `callback` called on the loop's thread, in the order of the calls of this method."""

@@ -5,6 +5,7 @@ Its engine can be held between two steps, made to fail, and asked what it holds.
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -112,6 +113,7 @@ class FakeEngine:
         self.is_waiting = not self.gate.is_set()
         self.gate.wait()
         self.is_waiting = False
+        start_ns = time.monotonic_ns()
         self.num_steps += 1
         self.void_slots = []
         for new in plan.new_sequences:
@@ -122,6 +124,7 @@ class FakeEngine:
             error, self.fail_next_step = self.fail_next_step, None
             raise error
         result = self._worker.execute(plan)
+        result.timings.start_ns, result.timings.end_ns = start_ns, time.monotonic_ns()
         if self.void_next_slots and result.slots:
             self.void_next_slots = False
             self.void_slots = result.slots

@@ -40,8 +40,10 @@ class WorkerStatus:
     preemptions: int
     tiers: tuple[TierStatus, ...]
     step_gap_p50_ns: int
-    """Between the end of one step and the start of the next while work waited."""
+    """Between the end of one step and the start of the next, over the latest back-to-back steps."""
     step_gap_p99_ns: int
+    back_to_back_steps: int
+    """Steps whose plan was waiting on the worker when the step before ended; the gaps are theirs."""
 
 
 @dataclass(frozen=True, slots=True)

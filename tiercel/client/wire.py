@@ -140,6 +140,7 @@ def _worker_status(message: common_pb2.WorkerStatus) -> WorkerStatus:
         tiers=tuple(_tier_status(tier) for tier in message.tiers),
         step_gap_p50_ns=message.step_gap_p50_ns,
         step_gap_p99_ns=message.step_gap_p99_ns,
+        back_to_back_steps=message.back_to_back_steps,
     )
 
 
