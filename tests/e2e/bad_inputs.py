@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -33,7 +34,7 @@ class Answer:
     message: str
 
 
-def request(text: str | None = "Hello", **fields: object) -> inference_pb2.GenerateRequest:
+def request(text: str | None = "Hello", **fields: Any) -> inference_pb2.GenerateRequest:
     """A good request but for `fields`; names of sampling parameters go into `sampling`."""
     sampling = {k: v for k, v in fields.items() if k in inference_pb2.SamplingParams.DESCRIPTOR.fields_by_name}
     rest = {k: v for k, v in fields.items() if k not in sampling}
@@ -175,6 +176,10 @@ def bad_starts(folder: Path, taken_port: str) -> dict[str, tuple[str, ...]]:
 
         return damage
 
+    def forget_tokenizer(path: Path) -> None:
+        for file in path.glob("tokenizer*"):
+            file.unlink()
+
     (folder / "empty").mkdir()
     return {
         "a model directory that does not exist": ("--model", str(folder / "nowhere")),
@@ -189,7 +194,7 @@ def bad_starts(folder: Path, taken_port: str) -> dict[str, tuple[str, ...]]:
         ),
         "no weights": broken("bare", lambda p: (p / "model.safetensors").unlink()),
         "weights of another number of layers": broken("layers", edit(num_hidden_layers=2)),
-        "no tokenizer": broken("mute", lambda p: [f.unlink() for f in p.glob("tokenizer*")]),
+        "no tokenizer": broken("mute", forget_tokenizer),
         "an unknown table in the configuration": config("table.toml", "[wrker]\nthreads = 1\n"),
         "an unknown key in the configuration": config("key.toml", "[worker]\nmax_sequences = 4\n"),
         "a value of the wrong type in the configuration": config("type.toml", '[worker]\nmax_seqs = "many"\n'),

@@ -88,9 +88,10 @@ def write_checkpoint(model: ParityModel, directory: Path) -> Path:
 
 
 @lru_cache(maxsize=4)
-def hf_model(directory: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def hf_model(directory: Path, dtype: torch.dtype = torch.float32) -> Any:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def hf_generate(directory: Path, prompt: list[int], max_new_tokens: int = MAX_NEW_TOKENS) -> Expected:

@@ -207,7 +207,7 @@ def test_ctrl_c_while_the_own_stack_starts_ends_with_130_and_stops_it(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    words = [INFER_CLI, "generate", "x", "--model", checkpoint, "--max-tokens", "3"]
+    words = [str(INFER_CLI), "generate", "x", "--model", str(checkpoint), "--max-tokens", "3"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         me = psutil.Process(process.pid)
         wait_until(lambda: len(me.children(recursive=True)) >= 2, "a service of the own stack starts")

@@ -1,6 +1,7 @@
 """Reduced precision: no further from the fp32 truth than transformers itself is at the same precision."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tests.checkpoints import make_checkpoint
 from tests.e2e.parity_models import hf_model
 from tests.in_process_engine import CPU, EngineSetup, InProcessEngine
 
-SHAPES = {
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"num_hidden_layers": 3}),
     "qwen3-tied": ("qwen3", {"num_hidden_layers": 3, "head_dim": 32, "tie_word_embeddings": True}),
     "qwen2-windowed": ("qwen2", {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}),
@@ -37,7 +38,8 @@ def hf_scores(directory: Path, prompt: list[int], dtype: torch.dtype) -> torch.T
     """Log probability of every prompt token but the first."""
     with torch.inference_mode():
         logits = hf_model(directory, dtype)(torch.tensor([prompt])).logits[0, :-1].float()
-    return logits.log_softmax(dim=-1).gather(1, torch.tensor(prompt[1:])[:, None])[:, 0]
+    scores: torch.Tensor = logits.log_softmax(dim=-1).gather(1, torch.tensor(prompt[1:])[:, None])[:, 0]
+    return scores
 
 
 def our_scores(

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ class Case:
     prompt: str
     disturbance: str  # none, slow, cancel, deadline
     cancel_after: int
-    sampling: dict[str, float | int | bool] = field(hash=False)
+    sampling: dict[str, Any] = field(hash=False)
 
 
 def cases() -> list[Case]:
@@ -32,7 +33,7 @@ def cases() -> list[Case]:
         # A third of the prompts begin alike, so that cached blocks are shared, freed and evicted under load.
         shared = " ".join(CONTEXT_WORDS * 6) if number % 3 == 0 else ""
         own = " ".join(draw.choices(CONTEXT_WORDS, k=draw.randint(1, 24)))
-        sampling: dict[str, float | int | bool] = {"max_tokens": draw.randint(4, 24), "ignore_eos": True}
+        sampling: dict[str, Any] = {"max_tokens": draw.randint(4, 24), "ignore_eos": True}
         if number % 2:
             sampling |= {"temperature": 0.8, "top_p": 0.95, "seed": number}
         else:
@@ -48,10 +49,10 @@ async def undisturbed(client: AsyncClient, case: Case) -> list[int]:
 
 async def disturbed(client: AsyncClient, case: Case, others_done: asyncio.Event) -> list[int] | None:
     """The ids of a stream that ran to its end; None where it was cut short on purpose."""
-    timeout = 0.5 if case.disturbance == "deadline" else None
+    deadline: dict[str, Any] = {"timeout": 0.5} if case.disturbance == "deadline" else {}
     ids: list[int] = []
     try:
-        stream = client.stream(case.prompt, timeout=timeout, **case.sampling)
+        stream = client.stream(case.prompt, **deadline, **case.sampling)
         async for event in stream:
             if case.disturbance == "slow":
                 # The slowest reader there is: it reads on only when all the others have finished.

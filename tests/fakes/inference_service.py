@@ -45,7 +45,8 @@ def rich_status(
         holder = AnyMessage()
         holder.Pack(detail)
         packed.append(holder)
-    return rpc_status.to_status(Status(code=code.value[0], message=message, details=packed))
+    status: grpc.Status = rpc_status.to_status(Status(code=code.value[0], message=message, details=packed))
+    return status
 
 
 class FakeInference(inference_pb2_grpc.InferenceServicer):

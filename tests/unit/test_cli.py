@@ -208,7 +208,7 @@ def test_another_model_than_the_one_served_is_refused(server: FakeInference, cap
 
 def test_ctrl_c_ends_with_130_and_cancels_on_the_server(server: FakeInference) -> None:
     server.hold_after_first_delta = True
-    words = [INFER_CLI, "generate", "abc", "--target", server.address]
+    words = [str(INFER_CLI), "generate", "abc", "--target", server.address]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -223,7 +223,7 @@ def test_ctrl_c_ends_with_130_and_cancels_on_the_server(server: FakeInference) -
 def test_a_reader_that_leaves_is_no_traceback(server: FakeInference) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    words = [INFER_CLI, "generate", "abc", "--target", server.address]
+    words = [str(INFER_CLI), "generate", "abc", "--target", server.address]
     done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
     os.close(writing)
     assert done.returncode == 1
@@ -306,7 +306,7 @@ def test_an_unknown_chat_command_is_named(
 def test_ctrl_c_at_a_terminal_stops_the_answer_and_not_the_chat(server: FakeInference) -> None:
     server.hold_after_first_delta = True
     ours, theirs = pty.openpty()
-    words = [INFER_CLI, "chat", "--target", server.address]
+    words = [str(INFER_CLI), "chat", "--target", server.address]
     with subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
         os.close(theirs)
         seen = b""

@@ -89,7 +89,7 @@ def test_log_probabilities_come_with_their_alternatives(client: Client) -> None:
 
 
 def test_sampling_is_sent_as_given_and_left_out_otherwise(client: Client, server: FakeInference) -> None:
-    client.generate("a", temperature=0.0, top_k=0, stop="x", logit_bias={3: -1.5}, max_tokens=None, resume_tokens=[5])
+    client.generate("a", temperature=0.0, top_k=0, stop="x", logit_bias={3: -1.5}, max_tokens=None, resume_tokens=[5])  # type: ignore[arg-type]
     (request,) = server.requests
     assert request.sampling.HasField("temperature")
     assert request.sampling.temperature == 0.0
@@ -334,7 +334,7 @@ def test_async_reading_on_after_cancel_raises_cancelled(server: FakeInference) -
             stream = client.stream("abc")
             await anext(stream)
             await anext(stream)
-            reading = asyncio.create_task(anext(stream))  # type: ignore[arg-type]
+            reading = asyncio.create_task(anext(stream))
             await asyncio.to_thread(server.first_delta_sent.wait, 10)
             stream.cancel()
             with pytest.raises(Cancelled):
