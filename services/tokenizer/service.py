@@ -130,11 +130,14 @@ class TokenizerService:
         async with errors_as_status(context, _log):
             text = self._loaded(request.model)
             response.max_model_tokens = self._max_model_tokens(text)
-            if request.WhichOneof("prompt") == "chat":
-                response.token_ids.extend(await text.encode_chat(_messages(request.chat)))
-            else:
-                add_special = request.add_special_tokens if request.HasField("add_special_tokens") else True
-                response.token_ids.extend(await text.encode(request.text, add_special))
+            match request.WhichOneof("prompt"):
+                case "chat":
+                    response.token_ids.extend(await text.encode_chat(_messages(request.chat)))
+                case "text":
+                    add_special = request.add_special_tokens if request.HasField("add_special_tokens") else True
+                    response.token_ids.extend(await text.encode(request.text, add_special))
+                case None:
+                    raise InvalidRequest("There is nothing to tokenize; set one of text or chat.", field="prompt")
         return response
 
     async def Detokenize(
