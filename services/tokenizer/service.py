@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import grpc
 
-from engine.errors import ModelNotFound, WorkerLost
+from engine.errors import InvalidRequest, ModelNotFound, WorkerLost
 from engine.text.answer import Answer
 from engine.text.chat import Message
 from engine.text.detokenizer import Detokenizer
@@ -88,8 +88,7 @@ class TokenizerService:
         request_id = request.request_id or uuid.uuid4().hex
         answers = [_answer_for(text, valid, prompt_ids) for _ in range(valid.n)]
         if request.resume_tokens:
-            # What they read was sent before; pushing them brings detokenizer and stop strings to where they were.
-            answers[0].push(request.resume_tokens)
+            answers[0].resume(request.resume_tokens)
         started = inference_pb2.Started(
             request_id=request_id, model=self._model_name(text), prompt_tokens=len(prompt_ids)
         )
