@@ -1,6 +1,7 @@
 """Carries out step plans: one forward pass over the whole mixed batch, then sampling."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -41,8 +42,10 @@ class ModelRunner:
         self.void_slots: list[SeqSlot] = []
         """Slots of the last executed plan whose logits were not finite. They are left out of its result."""
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: StepPlan, on_start: Callable[[], None] | None = None) -> StepResult:
         """Release, add, compute, sample; each sampled token becomes the next input of its slot.
+
+        `on_start` is called once all is prepared, as the forward pass begins.
 
         Fills `start_ns`, when the forward pass begins, and `end_ns`, when the sampled ids are known; what lies
         between one step's end and the next one's start is overhead. Raises ValueError for a plan that contradicts
@@ -54,7 +57,7 @@ class ModelRunner:
             self._update_slots(plan)
             if len(plan.work):
                 batch = build_batch(plan.work, self._slots, self._device, self._needs_prompt_lengths)
-                self._compute(batch, result)
+                self._compute(batch, result, on_start)
         timings = result.timings
         timings.end_ns = timings.end_ns or time.monotonic_ns()
         timings.start_ns = timings.start_ns or timings.end_ns
@@ -77,10 +80,12 @@ class ModelRunner:
             counts = np.array(work.num_new_blocks, dtype=np.int64)
             self._slots.append_blocks(np.array(work.slots, dtype=np.int64), counts, work.new_block_ids)
 
-    def _compute(self, batch: StepBatch, result: StepResult) -> None:
+    def _compute(self, batch: StepBatch, result: StepResult, on_start: Callable[[], None] | None) -> None:
         attention = batch.attention
         attn_plan = self._attention.plan(attention)
         result.timings.start_ns = time.monotonic_ns()
+        if on_start is not None:
+            on_start()
         hidden = self._model.hidden(
             batch.token_ids, attention.positions, batch.num_prompt_tokens, self._attention, attn_plan
         )

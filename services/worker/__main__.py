@@ -1,5 +1,6 @@
 """`python -m services.worker`."""
 
+import os
 import sys
 
 from services.common.command import service_command
@@ -13,9 +14,15 @@ from services.worker.service import SERVICE_NAME, WorkerService
 # whole bookkeeping takes.
 _SWITCH_INTERVAL_S = 0.0002
 
+# How long a thread of torch's pool spins for its next piece of work before it sleeps. The default, about a millisecond,
+# holds a core that the other services and this process's own asyncio thread need between two steps; none at all makes
+# every one of a step's hundreds of parallel regions wait for the kernel. GNU OpenMP reads it when torch is loaded.
+_SPIN_COUNT = "2000"
+
 
 async def run(config: WorkerConfig) -> None:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
 
     def load(progress: LoadProgress) -> LoadedEngine:
         # Imported on the engine's thread, since torch takes seconds and health answers meanwhile.

@@ -37,8 +37,11 @@ class StepExecutor(Protocol):
         """Slots of the last plan that gave no usable logits and are missing in its result."""
         ...
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        """Fills `start_ns` and `end_ns` of the timings: when computing began, and when the sampled ids were known."""
+    def execute(self, plan: StepPlan, on_start: Callable[[], None]) -> StepResult:
+        """Calls `on_start` once everything is prepared and computing begins.
+
+        Fills `start_ns` and `end_ns` of the timings: when computing began, and when the sampled ids were known.
+        """
         ...
 
     def reset(self) -> None:
@@ -134,8 +137,9 @@ class EngineThread:
         self._died: asyncio.Future[None] = self._loop.create_future()
         self._is_leaving = False
         self._news: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._kept_news: list[Callable[[], object]] = []
         self._courier = threading.Thread(target=self._carry, name="courier", daemon=True)
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     def start(self) -> None:
         self._courier.start()
@@ -168,6 +172,13 @@ class EngineThread:
             await asyncio.to_thread(self._thread.join, timeout_s)
         self._news.put(None)
 
+    def _work(self) -> None:
+        """The engine's thread."""
+        try:
+            self._run()
+        finally:
+            self._send_news()
+
     def _run(self) -> None:
         try:
             engine = self._load(self._report_progress)
@@ -187,12 +198,13 @@ class EngineThread:
         if self._is_leaving:
             raise _LoadingStopped
         self._tell(self._on_progress, loaded_bytes, total_bytes)
+        self._send_news()
 
     def _serve(self, executor: StepExecutor) -> None:
         current: EngineSession | None = None
         last_end_ns = 0
         while True:
-            match self._commands.get():
+            match self._next_command():
                 case _Step(session, plan, received_ns):
                     if session is current and not session.is_void:
                         last_end_ns = self._step(executor, session, plan, received_ns, last_end_ns)
@@ -206,12 +218,19 @@ class EngineThread:
                 case _Leave():
                     return
 
+    def _next_command(self) -> _Begin | _End | _Step | _Leave:
+        try:
+            return self._commands.get_nowait()
+        except queue.Empty:
+            self._send_news()
+            return self._commands.get()
+
     def _step(
         self, executor: StepExecutor, session: EngineSession, plan: StepPlan, received_ns: int, last_end_ns: int
     ) -> int:
         """Run one plan; returns when it ended. A fault in it stays within its session."""
         try:
-            result = executor.execute(plan)
+            result = executor.execute(plan, self._send_news)
         except Exception as error:
             _log.exception("step failed, the session is void", extra=logs.fields(step_id=plan.step_id))
             session.is_void = True
@@ -231,8 +250,17 @@ class EngineThread:
         return timings.end_ns
 
     def _tell(self, callback: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
-        """Have `callback` called on the loop's thread, in the order of the calls of this method."""
-        self._news.put(functools.partial(callback, *args))
+        """Have `callback` called on the loop's thread, in the order of the calls of this method.
+
+        It waits until the next step computes, or until there is none: the loop's thread would otherwise take the
+        interpreter lock while that step is prepared, and the device would idle.
+        """
+        self._kept_news.append(functools.partial(callback, *args))
+
+    def _send_news(self) -> None:
+        for call in self._kept_news:
+            self._news.put(call)
+        self._kept_news.clear()
 
     def _carry(self) -> None:
         """The courier's thread."""

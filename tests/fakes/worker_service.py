@@ -6,7 +6,7 @@ Its engine can be held between two steps, made to fail, and asked what it holds.
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from engine.ids import SeqSlot
@@ -106,7 +106,8 @@ class FakeEngine:
         )
         return LoadedEngine(self, facts)
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: StepPlan, on_start: Callable[[], None]) -> StepResult:
+        on_start()
         if self.step_s:
             # A wait on an event nobody sets: the length of a step, not a wait for something to happen.
             threading.Event().wait(self.step_s)
