@@ -3,7 +3,8 @@
     python -m bench.compare [--shape 135m] [--rounds 3] [--json]
 
 Every round runs each workload on every peer in turn, so that a slow minute of the machine hits all alike; the
-table shows medians over rounds and their range. A first round with other prompts warms up and is not counted.
+table shows medians over rounds and their range. A first round, with other prompts and fewer of them, warms up and
+is not counted.
 """
 
 import json
@@ -46,8 +47,9 @@ def main(shape: str, rounds: int, with_peers: bool, as_json: bool) -> None:
             with console.status(f"starting {peer.name}"):
                 peer.start()
         for number in range(rounds + 1):
-            for make in (throughput, one_stream, prefill):
-                workload = make(vocab_size, seed=1000 * number + 7)
+            seed = 1000 * number + 7
+            at_once = throughput(vocab_size, seed, num_requests=32 if number else 4)
+            for workload in (at_once, one_stream(vocab_size, seed), prefill(vocab_size, seed)):
                 for peer in peers:
                     with console.status(f"round {number} of {rounds}: {workload.name} on {peer.name}"):
                         outcome = measure(peer, workload, warm_up=number == 0)

@@ -16,12 +16,12 @@ class StepBatch:
     """Rows are sorted, decode rows first and longest first, so that rows of like length lie together."""
 
     attention: AttnBatch
-    token_ids: torch.Tensor
-    """int32 [tokens]."""
+    token_entries: torch.Tensor
+    """int64 [tokens]: where each token's id stands in the flat token table."""
     num_prompt_tokens: torch.Tensor | None
     """int64 [tokens]: of each token's sequence; only where RoPE depends on it."""
     sample_tokens: torch.Tensor
-    """int64 [sampling rows]: index of each row's last token, in the plan's order, as the next three."""
+    """int64 [sampling rows]: index of each row's last token, in batch order, as the next three."""
     sample_slots: torch.Tensor
     """int64 [sampling rows]."""
     sample_positions: torch.Tensor
@@ -43,16 +43,17 @@ def build_batch(work: Work, slots: Slots, device: torch.device, with_prompt_leng
     not fit the slots' state: that is a fault of the plan.
     """
     block_size, max_model_tokens = slots.block_size, slots.max_model_tokens
-    columns = np.array((work.slots, work.starts, work.num_tokens), dtype=np.int64)
-    is_decode = work.total_tokens == len(work) and int(columns[2].max()) == 1
-    # Decode rows first, then by start, longest first.
-    order = np.argsort(-columns[1]) if is_decode else np.lexsort((-columns[1], columns[2] > 1))
-    row_slots, starts, counts = columns[:, order]
+    is_decode = max(work.num_tokens) == 1 == min(work.num_tokens)
+    # Decode rows first, then by start, longest first. In Python: numpy's sorts cost more at these sizes.
+    rows = zip(work.num_tokens, work.starts, work.slots, work.samples, strict=True)
+    host_rows = sorted(rows, key=_batch_order)
+    host_counts, host_starts, host_slots, host_samples = zip(*host_rows, strict=True)
+    row_slots, starts, counts = np.array((host_slots, host_starts, host_counts), dtype=np.int64)
     contexts = starts + counts
     if (not is_decode and int(counts.min()) < 1) or (contexts > slots.capacity_tokens[row_slots]).any():
         raise ValueError(_contradiction(row_slots, counts, contexts, slots))
-    longest = int(contexts.max())
-    ends = np.cumsum(counts)
+    longest = int(contexts[0] if is_decode else contexts.max())
+    ends = np.arange(1, len(counts) + 1) if is_decode else np.cumsum(counts)
     total = int(ends[-1])
 
     # One buffer, one copy to the device.
@@ -75,15 +76,13 @@ def build_batch(work: Work, slots: Slots, device: torch.device, with_prompt_leng
         tokens[3] = slots.num_prompt_tokens[token_slots]
 
     samples = buffer[num_token_rows * total :].reshape(4, num_samples)
-    last_tokens = np.empty_like(ends)
-    last_tokens[order] = ends - 1
-    plan_slots, next_positions = columns[0], columns[1] + columns[2]
+    last_tokens, sample_slots, next_positions = ends - 1, row_slots, contexts
     if num_samples < len(work):
-        chosen = np.array(work.samples, dtype=bool)
-        last_tokens, plan_slots, next_positions = last_tokens[chosen], plan_slots[chosen], next_positions[chosen]
-    samples[0], samples[1], samples[2] = last_tokens, plan_slots, next_positions
+        chosen = np.array(host_samples, dtype=bool)
+        last_tokens, sample_slots, next_positions = last_tokens[chosen], row_slots[chosen], contexts[chosen]
+    samples[0], samples[1], samples[2] = last_tokens, sample_slots, next_positions
     # A sequence that has reached the end of its slot samples its last token, which is never an input.
-    np.add(plan_slots * max_model_tokens, np.minimum(next_positions, max_model_tokens - 1), out=samples[3])
+    np.add(sample_slots * max_model_tokens, np.minimum(next_positions, max_model_tokens - 1), out=samples[3])
 
     on_device = torch.from_numpy(buffer).to(device, non_blocking=True)
     token_columns = on_device[: num_token_rows * total].view(num_token_rows, total).unbind()
@@ -100,18 +99,23 @@ def build_batch(work: Work, slots: Slots, device: torch.device, with_prompt_leng
     )
     return StepBatch(
         attention=attention,
-        token_ids=slots.tokens.view(-1).index_select(0, token_columns[2]),
+        token_entries=token_columns[2],
         num_prompt_tokens=token_columns[3] if with_prompt_lengths else None,
         sample_tokens=sample_columns[0],
         sample_slots=sample_columns[1],
         sample_positions=sample_columns[2],
         sample_entries=sample_columns[3],
-        host_sample_slots=plan_slots.tolist(),
+        host_sample_slots=sample_slots.tolist(),
         host_sample_positions=next_positions.tolist(),
         slots=row_slots,
         starts=starts,
         num_tokens=counts,
     )
+
+
+def _batch_order(row: tuple[int, int, SeqSlot, bool]) -> tuple[bool, int]:
+    num_tokens, start, _, _ = row
+    return num_tokens > 1, -start
 
 
 def _contradiction(row_slots: IntArray, counts: IntArray, contexts: IntArray, slots: Slots) -> str:

@@ -82,7 +82,7 @@ class StepTimings:
 class StepResult:
     step_id: StepId
     slots: list[SeqSlot] = field(default_factory=list)
-    """The plan's sampling rows, in its order."""
+    """The plan's sampling rows, in any order."""
     token_ids: list[int] = field(default_factory=list)
     logprob_slots: list[SeqSlot] = field(default_factory=list)
     """Entry j of `logprobs` is position `logprob_positions[j]` of this slot: a sampled or a prompt token."""

@@ -66,6 +66,8 @@ class WindowPlan:
 class TorchPlan:
     write_rows: torch.Tensor
     """int64 [tokens * kv_heads]: rows of head_dim elements where layer 0's K go."""
+    fresh_blocks: torch.Tensor | None
+    """Cleared, all layers at once, before the first layer runs."""
     by_window: dict[int | None, WindowPlan]
 
 
@@ -106,9 +108,6 @@ class TorchAttention:
 
     def plan(self, batch: AttnBatch) -> TorchPlan:
         blocks = batch.write_slots // self._block_size
-        if batch.fresh_blocks is not None:
-            # A gather reads unwritten tails before the mask hides them, and 0 * NaN is NaN.
-            self._pool.index_fill_(0, batch.fresh_blocks, 0)
         rows = torch.add(batch.write_slots, blocks, alpha=(self._pages_per_block - 1) * self._block_size)
         longest = max(batch.context_lens, default=0)
         by_window: dict[int | None, WindowPlan] = {}
@@ -119,10 +118,13 @@ class TorchAttention:
                 by_window[window] = by_window[None]
             else:
                 by_window[window] = self._window_plan(batch, window)
-        return TorchPlan((rows[:, None] + self._head_rows).view(-1), by_window)
+        return TorchPlan((rows[:, None] + self._head_rows).view(-1), batch.fresh_blocks, by_window)
 
     def run(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, plan: AttnPlan) -> torch.Tensor:
         assert isinstance(plan, TorchPlan)
+        if layer == 0 and plan.fresh_blocks is not None:
+            # A gather reads unwritten tails before the mask hides them, and 0 * NaN is NaN.
+            self._pool.index_fill_(0, plan.fresh_blocks, 0)
         self._key_rows[layer].index_copy_(0, plan.write_rows, self._stored(k))
         self._value_rows[layer].index_copy_(0, plan.write_rows, self._stored(v))
         window_plan = plan.by_window[self._windows[layer]]
@@ -178,6 +180,12 @@ class TorchAttention:
     def _decode_runs(self, batch: AttnBatch, window: int | None) -> list[tuple[int, int]]:
         """Consecutive decode rows to gather together, as [first, last): padding and size are bounded."""
         max_blocks = max(1, _GROUP_BYTES // (2 * self._kv_heads * self._block_size * self._head_dim * 2))
+        num_rows, contexts = len(batch.context_lens), batch.context_lens
+        if window is None and batch.num_tokens == num_rows:
+            # Decode rows alone are often alike enough for one group.
+            longest, shortest = -(-max(contexts) // self._block_size), -(-min(contexts) // self._block_size)
+            if num_rows * (longest - shortest) <= _GROUP_COST_BLOCKS and num_rows * longest <= max_blocks:
+                return [(0, num_rows)]
         runs: list[tuple[int, int]] = []
         first, longest, total = 0, 0, 0
         for row, context in enumerate(batch.context_lens):
@@ -198,6 +206,7 @@ class TorchAttention:
         return runs
 
     def _decode_group(self, batch: AttnBatch, first: int, last: int, window: int | None) -> DecodeGroup:
+        tokens = slice(batch.query_starts[first], batch.query_starts[last])
         contexts = batch.context_lens[first:last]
         table = batch.block_table[first:last]
         if window is None:
@@ -213,13 +222,13 @@ class TorchAttention:
         num_tokens = num_blocks * self._block_size
         mask = None
         if window is not None or min(lengths) < num_tokens:
-            length = torch.tensor(lengths, device=table.device)[:, None, None, None]
             position = self._counting(num_tokens)
-            visible = position < length
-            if window is not None:
-                visible &= position >= length - window
+            if window is None:
+                visible = position <= batch.positions[tokens, None, None, None]
+            else:
+                length = torch.tensor(lengths, device=table.device)[:, None, None, None]
+                visible = (position < length) & (position >= length - window)
             mask = torch.where(visible, self._visible, self._hidden)
-        tokens = slice(batch.query_starts[first], batch.query_starts[last])
         return DecodeGroup(tokens, num_blocks, self._page_ids(ids), mask)
 
     def _prefill_row(self, batch: AttnBatch, row: int, window: int | None) -> PrefillRow:

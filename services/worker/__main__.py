@@ -12,7 +12,7 @@ from services.worker.service import SERVICE_NAME, WorkerService
 # The engine's thread spends its time in torch, without the interpreter lock; what it does in Python between two steps
 # competes with the asyncio thread. The default of 5 ms would let either hold the other up for longer than a step's
 # whole bookkeeping takes.
-_SWITCH_INTERVAL_S = 0.0002
+_SWITCH_INTERVAL_S = 0.00002
 
 # How long a thread of torch's pool spins for its next piece of work before it sleeps. The default, about a millisecond,
 # holds a core that the other services and this process's own asyncio thread need between two steps; none at all makes
