@@ -13,6 +13,8 @@ from torch import Tensor
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """The nearest half-orthogonal matrices, roughly: singular values go to about one. [n, rows, columns]."""
     a, b, c = 3.4445, -4.7750, 2.0315
+    # bf16 is exact enough for a direction, and the fast type where there are matrix units.
+    matrices = matrices.bfloat16()
     x: Tensor = matrices.mT if matrices.size(-2) > matrices.size(-1) else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
@@ -48,4 +50,4 @@ class Muon(torch.optim.Optimizer):
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
                 for p, update in zip(params, orthogonalise(torch.stack(updates)), strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update, alpha=-group["lr"] * scale)
+                    p.add_(update.to(p.dtype), alpha=-group["lr"] * scale)
