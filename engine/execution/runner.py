@@ -87,7 +87,7 @@ class ModelRunner:
         if on_start is not None:
             on_start()
         inputs = self._flat_tokens.index_select(0, batch.token_entries)
-        hidden = self._model.hidden(token_ids, attention.positions, batch.num_prompt_tokens, self._attention, attn_plan)
+        hidden = self._model.hidden(inputs, attention.positions, batch.num_prompt_tokens, self._attention, attn_plan)
         if self._slots.num_scoring:
             self._score_prompts(batch, hidden, result)
         if not batch.host_sample_slots:
