@@ -45,9 +45,9 @@ def build_batch(work: Work, slots: Slots, device: torch.device, with_prompt_leng
     block_size, max_model_tokens = slots.block_size, slots.max_model_tokens
     is_decode = max(work.num_tokens) == 1 == min(work.num_tokens)
     # Decode rows first, then by start, longest first. In Python: numpy's sorts cost more at these sizes.
-    rows = zip(work.num_tokens, work.starts, work.slots, work.samples, strict=True)
-    host_rows = sorted(rows, key=_batch_order)
-    host_counts, host_starts, host_slots, host_samples = zip(*host_rows, strict=True)
+    rows = zip(work.starts, work.slots, work.num_tokens, work.samples, strict=True)
+    host_rows = sorted(rows, reverse=True) if is_decode else sorted(rows, key=_batch_order)
+    host_starts, host_slots, host_counts, host_samples = zip(*host_rows, strict=True)
     row_slots, starts, counts = np.array((host_slots, host_starts, host_counts), dtype=np.int64)
     contexts = starts + counts
     if (not is_decode and int(counts.min()) < 1) or (contexts > slots.capacity_tokens[row_slots]).any():
@@ -85,8 +85,8 @@ def build_batch(work: Work, slots: Slots, device: torch.device, with_prompt_leng
     np.add(sample_slots * max_model_tokens, np.minimum(next_positions, max_model_tokens - 1), out=samples[3])
 
     on_device = torch.from_numpy(buffer).to(device, non_blocking=True)
-    token_columns = on_device[: num_token_rows * total].view(num_token_rows, total).unbind()
-    sample_columns = on_device[num_token_rows * total :].view(4, num_samples).unbind()
+    columns = torch.split(on_device, [total] * num_token_rows + [num_samples] * 4)
+    token_columns, sample_columns = columns[:num_token_rows], columns[num_token_rows:]
     attention = AttnBatch(
         query_starts=[0, *ends.tolist()],
         context_lens=contexts.tolist(),
@@ -113,8 +113,8 @@ def build_batch(work: Work, slots: Slots, device: torch.device, with_prompt_leng
     )
 
 
-def _batch_order(row: tuple[int, int, SeqSlot, bool]) -> tuple[bool, int]:
-    num_tokens, start, _, _ = row
+def _batch_order(row: tuple[int, SeqSlot, int, bool]) -> tuple[bool, int]:
+    start, _, num_tokens, _ = row
     return num_tokens > 1, -start
 
 

@@ -68,7 +68,7 @@ def test_checkpoint_is_small() -> None:
     assert sum(path.stat().st_size for path in Path(CHECKPOINT).iterdir()) < 20_000_000
 
 
-@pytest.mark.xfail(reason="the bundled checkpoint does not find a fact by name beyond about 64 tokens", strict=False)
+@pytest.mark.xfail(reason="the bundled checkpoint does not find a fact by name beyond about 64 tokens", strict=True)
 @pytest.mark.parametrize("distance", [128, 1900])
 def test_recall(loaded: Loaded, distance: int) -> None:
     model, tokenizer = loaded
