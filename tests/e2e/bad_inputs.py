@@ -217,10 +217,10 @@ def as_page(answers: list[Answer]) -> str:
     rows = "\n".join(f"| {a.what} | `{a.status}` | {a.message.replace('|', chr(92) + '|')} |" for a in answers)
     return f"""# What goes wrong, and what you are told
 
-Rows with a gRPC status were answered by a running stack with the bundled model, which answered a good request after
-each bad `Generate`; rows with an exit code are `infer-cli up`. To write this page anew: `python -m tests.e2e.bad_inputs`.
-Errors carry `google.rpc.ErrorInfo` (reason: the class in `engine/errors.py`), `BadRequest` with the field where one is at
-fault, and `RetryInfo` with `RESOURCE_EXHAUSTED`.
+Rows with a gRPC status were answered by a running stack with the bundled model, which answered a good request
+after each bad `Generate`; rows with an exit code are `infer-cli up`. To write this page anew:
+`python -m tests.e2e.bad_inputs`. Errors carry `google.rpc.ErrorInfo` (reason: the class in `engine/errors.py`),
+`BadRequest` with the field where one is at fault, and `RetryInfo` with `RESOURCE_EXHAUSTED`.
 
 | input | status | message |
 | --- | --- | --- |
