@@ -117,7 +117,7 @@ class Chat:
 
     def recall(self) -> tuple[str, str] | None:
         """A question on a fact of the book, mostly one not asked for yet; None when there is no good one."""
-        again = self.rng.random() < 0.06
+        again = self.rng.random() < 0.3
         if not self.unasked or (again and self.book):
             if not self.book or not again:
                 return None

@@ -14,7 +14,7 @@ KIND_WEIGHTS: tuple[int, ...] = (10, 4, 2, 2, 2, 2)
 
 # The first form of each kind is also the form of the answer.
 STATED: dict[str, tuple[str, ...]] = {
-    "code": ("The code of {n} is {v}.", "The code for {n} is {v}.", "{n}'s code is {v}.", "{n} has the code {v}."),
+    "code": ("The code for {n} is {v}.", "The code of {n} is {v}.", "{n}'s code is {v}.", "{n} has the code {v}."),
     "city": ("The city of {n} is {v}.", "{n} lives in {v}.", "{n}'s city is {v}."),
     "colour": (
         "The favourite colour of {n} is {v}.",

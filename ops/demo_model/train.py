@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import click
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ops.demo_model.corpus import conversation
+from ops.demo_model.corpus import Message, conversation
+from ops.demo_model.drills import DRILLS
 from ops.demo_model.muon import Muon
 from ops.demo_model.probes import recall_probe
 from ops.demo_model.tokenizer import CONTEXT, VOCABULARY, encode_chat, save_tokenizer, train_tokenizer
@@ -26,13 +28,23 @@ CONTEXT_WEIGHT = 0.1
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of the run, ``share`` of its tokens, at one sequence length (tokens)."""
+    """A stretch of the run: ``share`` of its tokens at one sequence length (tokens), drawn from a mix of texts."""
 
     length: int
+    batch_tokens: int
     share: float
+    mix: dict[str, float]
+    """Share of the rows by drill; "chat" is a conversation."""
 
 
-STAGES = (Stage(128, 0.22), Stage(256, 0.22), Stage(512, 0.20), Stage(1024, 0.16), Stage(2048, 0.20))
+STAGES = (
+    Stage(128, 2048, 0.05, {"pairs": 1.0}),
+    Stage(128, 2048, 0.10, {"pairs": 0.10, "retelling": 0.40, "questions": 0.30, "sums": 0.20}),
+    Stage(256, 4096, 0.20, {"retelling": 0.25, "questions": 0.20, "sums": 0.20, "chat": 0.35}),
+    Stage(512, 4096, 0.20, {"retelling": 0.20, "questions": 0.20, "sums": 0.15, "chat": 0.45}),
+    Stage(1024, 4096, 0.20, {"retelling": 0.20, "questions": 0.20, "sums": 0.15, "chat": 0.45}),
+    Stage(2048, 4096, 0.25, {"retelling": 0.20, "questions": 0.20, "sums": 0.10, "chat": 0.50}),
+)
 
 
 def model_config() -> LlamaConfig:
@@ -45,7 +57,7 @@ def model_config() -> LlamaConfig:
         num_key_value_heads=2,
         head_dim=64,
         max_position_embeddings=CONTEXT,
-        rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
         rms_norm_eps=1e-5,
         tie_word_embeddings=True,
         bos_token_id=1,
@@ -54,14 +66,39 @@ def model_config() -> LlamaConfig:
     )
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, stage: int, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (ids, weights), each [rows, length]: one chat to a row, cut at ``length``."""
-    seed = 0
+def new_model() -> LlamaForCausalLM:
+    """Random weights, but with each query head equal to its key head, so that at first like tokens attend to each other.
+
+    The look-up by name forms about twice as soon from there ("Mimetic Initialization of Self-Attention Layers",
+    Trockman and Kolter, 2023).
+    """
+    config = model_config()
+    model = LlamaForCausalLM(config)
+    group = config.num_attention_heads // config.num_key_value_heads
+    with torch.no_grad():
+        for layer in model.model.layers:
+            attention = layer.self_attn
+            attention.k_proj.weight.mul_(3.0)
+            heads = attention.k_proj.weight.view(config.num_key_value_heads, config.head_dim, config.hidden_size)
+            attention.q_proj.weight.copy_(heads.repeat_interleave(group, 0).flatten(0, 1))
+    return model
+
+
+def text(seed: str, stage: Stage) -> Iterator[Message]:
+    """One chat or drill for a row of ``stage``; the same seed gives the same text."""
+    rng = Random(f"row/{seed}")
+    kind = rng.choices(list(stage.mix), list(stage.mix.values()))[0]
+    return conversation(seed, stage.length) if kind == "chat" else DRILLS[kind](rng, stage.length)
+
+
+def batches(tokenizer: PreTrainedTokenizerFast, number: int, stage: Stage) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless (ids, weights), each [rows, length]: one text to a row, cut at the stage's length."""
+    seed, length = 0, stage.length
     while True:
         ids: list[list[int]] = []
         weights: list[list[float]] = []
-        while len(ids) < rows:
-            row, said = encode_chat(tokenizer, conversation(f"{stage}-{seed}", length), length)
+        while len(ids) < stage.batch_tokens // length:
+            row, said = encode_chat(tokenizer, text(f"{number}-{seed}", stage), length)
             seed += 1
             # A short row is padded with the end-of-turn id at weight zero.
             gap = length - len(row)
@@ -87,7 +124,7 @@ def weighted_loss(model: LlamaForCausalLM, ids: Tensor, weights: Tensor) -> tupl
 
 def learning_rate_scale(done: float) -> float:
     """Schedule over the share ``done`` of the run in 0..1: warm-up, flat, then down over the last half."""
-    return min(1.0, done / 0.01 + 0.02) * min(1.0, (1.0 - done) / 0.5 + 0.01)
+    return min(1.0, done / 0.002 + 0.02) * min(1.0, (1.0 - done) / 0.5 + 0.01)
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
@@ -105,49 +142,57 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
     copy.bfloat16().save_pretrained(out)
 
 
+@dataclass
+class Log:
+    """The run's progress, one JSON object a line. ``started`` is a monotonic time in seconds."""
+
+    started: float
+    tokens: int = 0
+    steps: int = 0
+    answer_loss: float = math.nan
+    """Running mean over some 20 steps of the loss of the assistant's tokens, in nats."""
+
+    def step(self, tokens: int, loss: float) -> None:
+        self.tokens += tokens
+        self.steps += 1
+        self.answer_loss = loss if math.isnan(self.answer_loss) else 0.95 * self.answer_loss + 0.05 * loss
+
+    def show(self, length: int, recall: dict[int, float] | None = None) -> None:
+        seconds = time.monotonic() - self.started
+        line: dict[str, object] = {
+            "step": self.steps,
+            "tokens": self.tokens,
+            "length": length,
+            "seconds": round(seconds),
+            "tokens_per_s": round(self.tokens / seconds),
+            "answer_loss": round(self.answer_loss, 4),
+        }
+        print(json.dumps(line | ({"recall": recall} if recall else {})), flush=True)
+
+
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the checkpoint.")
-@click.option("--tokens", default=10_000_000, show_default=True, help="Tokens to train on.")
-@click.option(
-    "--minutes", default=math.inf, help="Fit the whole schedule into this wall time, if tokens do not end it."
-)
-@click.option("--batch-tokens", default=4096, show_default=True, help="Tokens per step.")
+@click.option("--tokens", default=22_000_000, show_default=True, help="Tokens to train on.")
 @click.option("--threads", default=2, show_default=True, help="CPU threads.")
-@click.option("--start", type=click.Path(path_type=Path), help="Checkpoint to start from, at its own tokenizer.")
-@click.option("--first-stage", default=0, show_default=True, help="Skip the stages before this one.")
-@click.option("--matrix-rate", default=0.02, show_default=True, help="Peak learning rate of the matrices.")
-def main(
-    out: Path,
-    tokens: int,
-    minutes: float,
-    batch_tokens: int,
-    threads: int,
-    start: Path | None,
-    first_stage: int,
-    matrix_rate: float,
-) -> None:
+def main(out: Path, tokens: int, threads: int) -> None:
     """Train the demo model and write its checkpoint to OUT."""
     torch.set_num_threads(threads)
     torch.manual_seed(1)
     tokenizer = train_tokenizer()
-    model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32) if start else LlamaForCausalLM(model_config())
+    model = new_model()
     model.train()
     print(json.dumps({"parameters": sum(p.numel() for p in model.parameters())}), flush=True)
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    muon = Muon([p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n], lr=0.004)
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    muon = Muon(matrices, lr=matrix_rate)
-    adam = torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
-    total_share = sum(s.share for s in STAGES[first_stage:])
-    seen, started, step, average = 0, time.monotonic(), 0, math.nan
-    done = stage_end = 0.0
+    adam = torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    log = Log(time.monotonic())
+    stage_end = 0.0
     for number, stage in enumerate(STAGES):
-        if number < first_stage:
-            continue
-        source = batches(tokenizer, number, stage.length, max(1, batch_tokens // stage.length))
-        stage_end += stage.share / total_share
-        while done < stage_end - 1e-9:
+        source = batches(tokenizer, number, stage)
+        stage_end += stage.share
+        while log.tokens < (stage_end - 1e-9) * tokens:
             ids, weights = next(source)
-            scale = learning_rate_scale(done)
+            scale = learning_rate_scale(log.tokens / tokens)
             for group in (*muon.param_groups, *adam.param_groups):
                 group["lr"] = group.setdefault("peak", group["lr"]) * scale
             with torch.autocast("cpu", torch.bfloat16):
@@ -157,27 +202,14 @@ def main(
             adam.step()
             muon.zero_grad()
             adam.zero_grad()
-            average = said.item() if math.isnan(average) else 0.95 * average + 0.05 * said.item()
-            seen += ids.numel()
-            step += 1
-            done = max(seen / tokens, (time.monotonic() - started) / (60 * minutes))
-            if step % 20 == 0:
-                seconds = time.monotonic() - started
-                line: dict[str, object] = {
-                    "step": step,
-                    "tokens": seen,
-                    "length": stage.length,
-                    "seconds": round(seconds),
-                    "tokens_per_s": round(seen / seconds),
-                    "answer_loss": round(average, 4),
-                }
-                if step % 200 == 0:
-                    line["recall"] = recall_probe(model, tokenizer, stage.length)
-                print(json.dumps(line), flush=True)
-            if step % 200 == 0:
+            log.step(ids.numel(), said.item())
+            if log.steps % 500 == 0:
+                log.show(stage.length, recall_probe(model, tokenizer, stage.length))
                 save(model, tokenizer, out)
+            elif log.steps % 50 == 0:
+                log.show(stage.length)
     save(model, tokenizer, out)
-    print(json.dumps({"wall_s": round(time.monotonic() - started), "tokens": seen, "steps": step}), flush=True)
+    log.show(STAGES[-1].length)
 
 
 if __name__ == "__main__":
