@@ -36,24 +36,19 @@ class StepBatch:
     num_tokens: IntArray
 
 
-def build_batch(work: Work, slots: Slots, device: torch.device, with_prompt_lengths: bool) -> StepBatch:
-    """Tensors for `work`, whose new blocks are already in the tables. A fixed number of vectorised operations.
-
-    They stand between two forward passes, with cold caches: each one counts. Raises ValueError where the work does
-    not fit the slots' state: that is a fault of the plan.
-    """
+def build_ragged(work: Work, slots: Slots, device: torch.device, with_prompt_lengths: bool) -> StepBatch:
+    """A batch with at least one row of several tokens, or one that samples nothing. As `BatchBuilder.build`."""
     block_size, max_model_tokens = slots.block_size, slots.max_model_tokens
-    is_decode = max(work.num_tokens) == 1 == min(work.num_tokens)
     # Decode rows first, then by start, longest first. In Python: numpy's sorts cost more at these sizes.
     rows = zip(work.starts, work.slots, work.num_tokens, work.samples, strict=True)
-    host_rows = sorted(rows, reverse=True) if is_decode else sorted(rows, key=_batch_order)
+    host_rows = sorted(rows, key=_batch_order)
     host_starts, host_slots, host_counts, host_samples = zip(*host_rows, strict=True)
     row_slots, starts, counts = np.array((host_slots, host_starts, host_counts), dtype=np.int64)
     contexts = starts + counts
-    if (not is_decode and int(counts.min()) < 1) or (contexts > slots.capacity_tokens[row_slots]).any():
-        raise ValueError(_contradiction(row_slots, counts, contexts, slots))
-    longest = int(contexts[0] if is_decode else contexts.max())
-    ends = np.arange(1, len(counts) + 1) if is_decode else np.cumsum(counts)
+    if int(counts.min()) < 1 or (contexts > slots.capacity_tokens[row_slots]).any():
+        raise ValueError(contradiction(row_slots, counts, contexts, slots))
+    longest = int(contexts.max())
+    ends = np.cumsum(counts)
     total = int(ends[-1])
 
     # One buffer, one copy to the device.
@@ -62,13 +57,9 @@ def build_batch(work: Work, slots: Slots, device: torch.device, with_prompt_leng
     buffer = np.empty(num_token_rows * total + 4 * num_samples, dtype=np.int64)
     tokens = buffer[: num_token_rows * total].reshape(num_token_rows, total)
     positions = tokens[0]
-    if is_decode:
-        positions[:] = starts
-        token_slots = row_slots
-    else:
-        token_rows = np.repeat(np.arange(len(counts)), counts)
-        np.add(np.arange(total), (starts - ends + counts)[token_rows], out=positions)
-        token_slots = row_slots[token_rows]
+    token_rows = np.repeat(np.arange(len(counts)), counts)
+    np.add(np.arange(total), (starts - ends + counts)[token_rows], out=positions)
+    token_slots = row_slots[token_rows]
     block_index, offset = np.divmod(positions, block_size)
     np.add(slots.block_tables[token_slots, block_index] * np.int64(block_size), offset, out=tokens[1])
     np.add(token_slots * max_model_tokens, positions, out=tokens[2])
@@ -118,7 +109,7 @@ def _batch_order(row: tuple[int, SeqSlot, int, bool]) -> tuple[bool, int]:
     return num_tokens > 1, -start
 
 
-def _contradiction(row_slots: IntArray, counts: IntArray, contexts: IntArray, slots: Slots) -> str:
+def contradiction(row_slots: IntArray, counts: IntArray, contexts: IntArray, slots: Slots) -> str:
     if int(counts.min()) < 1:
         return "every work row computes at least one token"
     if int(contexts.max()) > slots.max_model_tokens:

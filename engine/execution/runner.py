@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
-from engine.execution.batch import StepBatch, build_batch
+from engine.execution.batch import StepBatch
+from engine.execution.batch_builder import BatchBuilder
 from engine.execution.sampler import FAULT, Sampler
 from engine.execution.slots import Slots
 from engine.ids import SeqSlot
@@ -37,8 +37,7 @@ class ModelRunner:
         self._slots = Slots(max_seqs, max_model_tokens, block_size, model.device)
         self._sampler = Sampler(model.config.vocab_size, max_seqs, max_model_tokens, model.device)
         self._flat_tokens = self._slots.tokens.view(-1)
-        self._max_model_tokens = max_model_tokens
-        self._needs_prompt_lengths = model.rope.length_dependent_from > 0
+        self._batches = BatchBuilder(self._slots, model.device, model.rope.length_dependent_from > 0)
         self.void_slots: list[SeqSlot] = []
         """Slots of the last executed plan whose logits were not finite. They are left out of its result."""
 
@@ -56,7 +55,7 @@ class ModelRunner:
         with torch.inference_mode():
             self._update_slots(plan)
             if len(plan.work):
-                batch = build_batch(plan.work, self._slots, self._device, self._needs_prompt_lengths)
+                batch = self._batches.build(plan.work)
                 self._compute(batch, result, on_start)
         timings = result.timings
         timings.end_ns = timings.end_ns or time.monotonic_ns()
@@ -65,10 +64,13 @@ class ModelRunner:
 
     def reset(self) -> None:
         """Forget every sequence, for a new session."""
+        self._batches.forget()
         for slot in self._slots.release_all():
             self._sampler.release(slot)
 
     def _update_slots(self, plan: StepPlan) -> None:
+        if plan.released_slots or plan.new_sequences:
+            self._batches.forget()
         for slot in plan.released_slots:
             self._slots.release(slot)
             self._sampler.release(slot)
@@ -77,8 +79,7 @@ class ModelRunner:
             self._sampler.add(sequence.slot, sequence.sampling, sequence.num_prompt_tokens)
         work = plan.work
         if work.new_block_ids:
-            counts = np.array(work.num_new_blocks, dtype=np.int64)
-            self._slots.append_blocks(np.array(work.slots, dtype=np.int64), counts, work.new_block_ids)
+            self._slots.append_blocks(work.slots, work.num_new_blocks, work.new_block_ids)
 
     def _compute(self, batch: StepBatch, result: StepResult, on_start: Callable[[], None] | None) -> None:
         attention = batch.attention

@@ -26,7 +26,7 @@ class Slots:
         """int32 [max_seqs, max_model_tokens]: ids known so far; sampled ones are written behind the known ones."""
         self.block_tables = np.zeros((max_seqs, -(-max_model_tokens // block_size)), dtype=np.int32)
         """Entries past a sequence's blocks repeat its first: what reads too far reads no other sequence's bytes."""
-        self.num_blocks = np.zeros(max_seqs, dtype=np.int64)
+        self.num_blocks = [0] * max_seqs
         self.capacity_tokens = np.zeros(max_seqs, dtype=np.int64)
         """What each sequence's blocks hold, at most `max_model_tokens`."""
         self.num_prompt_tokens = np.zeros(max_seqs, dtype=np.int64)
@@ -70,17 +70,23 @@ class Slots:
             self.release(slot)
         return taken
 
-    def append_blocks(self, slots: IntArray, num_new_blocks: IntArray, block_ids: Sequence[int]) -> None:
-        """Append `num_new_blocks[i]` of the flat `block_ids` to the table of `slots[i]`."""
-        ends = np.cumsum(num_new_blocks)
-        first = (self.num_blocks[slots] == 0) & (num_new_blocks > 0)
-        if first.any():
-            self.block_tables[slots[first]] = np.asarray(block_ids)[(ends - num_new_blocks)[first], None]
-        rows = np.repeat(slots, num_new_blocks)
-        within = np.arange(len(rows)) - np.repeat(ends - num_new_blocks, num_new_blocks)
-        self.block_tables[rows, self.num_blocks[rows] + within] = block_ids
-        self.num_blocks[slots] += num_new_blocks
-        self.capacity_tokens[slots] = np.minimum(self.num_blocks[slots] * self.block_size, self.max_model_tokens)
+    def append_blocks(self, slots: Sequence[int], num_new_blocks: Sequence[int], block_ids: Sequence[int]) -> None:
+        """Append `num_new_blocks[i]` of the flat `block_ids` to the table of `slots[i]`.
+
+        A plain loop: few rows of a step get a block, and vector operations cost more than those few.
+        """
+        start = 0
+        for slot, count in zip(slots, num_new_blocks, strict=True):
+            if not count:
+                continue
+            table, held = self.block_tables[slot], self.num_blocks[slot]
+            ids = block_ids[start : start + count]
+            start += count
+            if not held:
+                table[:] = ids[0]
+            table[held : held + count] = ids
+            self.num_blocks[slot] = held + count
+            self.capacity_tokens[slot] = min((held + count) * self.block_size, self.max_model_tokens)
 
 
 def _scores(sampling: SamplingParams) -> bool:
