@@ -1,8 +1,8 @@
 """Dense exercises for training: many answers to a row, so that the circuits of recall and of sums form early.
 
-A look-up by name forms within a million tokens when names stand directly before their values and are asked for again
-and again (``pairs``); from there it carries over to sentences (``retelling``). Trained on chats alone, with one or two
-questions to a row, it did not form in ten million.
+A look-up by name forms within two million tokens when names stand directly before their values and are asked for again
+and again (``pairs``); from there it carries over to sentences (``retelling``). Trained on chats alone, with few
+questions to a row, it had not formed after ten million.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from random import Random
 
 from ops.demo_model import facts
 from ops.demo_model.corpus import Chat, Message, arithmetic, estimate_tokens
-from ops.demo_model.talk import filler
 
 AGAIN = ("Tell me all that again.", "Repeat the facts in any order.", "What did you read?")
 
