@@ -47,7 +47,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_tokens: _Optional[_Union[CachedTokens, _Mapping]] = ...) -> None: ...
 
 class RequestReport(_message.Message):
-    __slots__ = ("request_id", "queue_ns", "prefill_ns", "decode_ns", "ttft_ns", "e2e_ns", "tokenize_ns", "preemptions", "prefill_chunks", "worker", "received_unix_ns")
+    __slots__ = ("request_id", "queue_ns", "prefill_ns", "decode_ns", "ttft_ns", "e2e_ns", "tokenize_ns", "preemptions", "prefill_chunks", "worker", "received_unix_ns", "fetch_ns", "load_ns")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
     PREFILL_NS_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,8 @@ class RequestReport(_message.Message):
     PREFILL_CHUNKS_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    FETCH_NS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_NS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     queue_ns: int
     prefill_ns: int
@@ -70,7 +72,9 @@ class RequestReport(_message.Message):
     prefill_chunks: int
     worker: str
     received_unix_ns: int
-    def __init__(self, request_id: _Optional[str] = ..., queue_ns: _Optional[int] = ..., prefill_ns: _Optional[int] = ..., decode_ns: _Optional[int] = ..., ttft_ns: _Optional[int] = ..., e2e_ns: _Optional[int] = ..., tokenize_ns: _Optional[int] = ..., preemptions: _Optional[int] = ..., prefill_chunks: _Optional[int] = ..., worker: _Optional[str] = ..., received_unix_ns: _Optional[int] = ...) -> None: ...
+    fetch_ns: int
+    load_ns: int
+    def __init__(self, request_id: _Optional[str] = ..., queue_ns: _Optional[int] = ..., prefill_ns: _Optional[int] = ..., decode_ns: _Optional[int] = ..., ttft_ns: _Optional[int] = ..., e2e_ns: _Optional[int] = ..., tokenize_ns: _Optional[int] = ..., preemptions: _Optional[int] = ..., prefill_chunks: _Optional[int] = ..., worker: _Optional[str] = ..., received_unix_ns: _Optional[int] = ..., fetch_ns: _Optional[int] = ..., load_ns: _Optional[int] = ...) -> None: ...
 
 class LogprobColumns(_message.Message):
     __slots__ = ("token_ids", "logprobs", "ranks", "num_top", "top_token_ids", "top_logprobs")
@@ -151,7 +155,7 @@ class ServiceStatus(_message.Message):
     def __init__(self, role: _Optional[str] = ..., address: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., uptime_ns: _Optional[int] = ..., detail: _Optional[str] = ..., worker: _Optional[_Union[WorkerStatus, _Mapping]] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("model", "device", "dtype", "kv_dtype", "attention_backend", "block_size_tokens", "block_bytes", "max_model_tokens", "max_batched_tokens", "max_seqs", "running", "waiting", "steps", "prompt_tokens", "completion_tokens", "preemptions", "tiers", "step_gap_p50_ns", "step_gap_p99_ns", "back_to_back_steps")
+    __slots__ = ("model", "device", "dtype", "kv_dtype", "attention_backend", "block_size_tokens", "block_bytes", "max_model_tokens", "max_batched_tokens", "max_seqs", "running", "waiting", "steps", "prompt_tokens", "completion_tokens", "preemptions", "tiers", "step_gap_p50_ns", "step_gap_p99_ns", "back_to_back_steps", "moves")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -172,6 +176,7 @@ class WorkerStatus(_message.Message):
     STEP_GAP_P50_NS_FIELD_NUMBER: _ClassVar[int]
     STEP_GAP_P99_NS_FIELD_NUMBER: _ClassVar[int]
     BACK_TO_BACK_STEPS_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
     model: str
     device: str
     dtype: str
@@ -192,20 +197,45 @@ class WorkerStatus(_message.Message):
     step_gap_p50_ns: int
     step_gap_p99_ns: int
     back_to_back_steps: int
-    def __init__(self, model: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., kv_dtype: _Optional[str] = ..., attention_backend: _Optional[str] = ..., block_size_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., max_model_tokens: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., max_seqs: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., steps: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., preemptions: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[TierStatus, _Mapping]]] = ..., step_gap_p50_ns: _Optional[int] = ..., step_gap_p99_ns: _Optional[int] = ..., back_to_back_steps: _Optional[int] = ...) -> None: ...
+    moves: _containers.RepeatedCompositeFieldContainer[MoveStatus]
+    def __init__(self, model: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., kv_dtype: _Optional[str] = ..., attention_backend: _Optional[str] = ..., block_size_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., max_model_tokens: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., max_seqs: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., steps: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., preemptions: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[TierStatus, _Mapping]]] = ..., step_gap_p50_ns: _Optional[int] = ..., step_gap_p99_ns: _Optional[int] = ..., back_to_back_steps: _Optional[int] = ..., moves: _Optional[_Iterable[_Union[MoveStatus, _Mapping]]] = ...) -> None: ...
 
 class TierStatus(_message.Message):
-    __slots__ = ("tier", "capacity_blocks", "in_use_blocks", "cached_blocks", "lookup_tokens", "hit_tokens")
+    __slots__ = ("tier", "capacity_blocks", "in_use_blocks", "cached_blocks", "lookup_tokens", "hit_tokens", "pinned_blocks", "evicted_blocks", "note")
     TIER_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     IN_USE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     CACHED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     LOOKUP_TOKENS_FIELD_NUMBER: _ClassVar[int]
     HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PINNED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
     tier: str
     capacity_blocks: int
     in_use_blocks: int
     cached_blocks: int
     lookup_tokens: int
     hit_tokens: int
-    def __init__(self, tier: _Optional[str] = ..., capacity_blocks: _Optional[int] = ..., in_use_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., lookup_tokens: _Optional[int] = ..., hit_tokens: _Optional[int] = ...) -> None: ...
+    pinned_blocks: int
+    evicted_blocks: int
+    note: str
+    def __init__(self, tier: _Optional[str] = ..., capacity_blocks: _Optional[int] = ..., in_use_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., lookup_tokens: _Optional[int] = ..., hit_tokens: _Optional[int] = ..., pinned_blocks: _Optional[int] = ..., evicted_blocks: _Optional[int] = ..., note: _Optional[str] = ...) -> None: ...
+
+class MoveStatus(_message.Message):
+    __slots__ = ("move", "transfers", "blocks", "bytes", "copy_ns", "wait_ns", "failed_blocks")
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    TRANSFERS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    COPY_NS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_NS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    move: str
+    transfers: int
+    blocks: int
+    bytes: int
+    copy_ns: int
+    wait_ns: int
+    failed_blocks: int
+    def __init__(self, move: _Optional[str] = ..., transfers: _Optional[int] = ..., blocks: _Optional[int] = ..., bytes: _Optional[int] = ..., copy_ns: _Optional[int] = ..., wait_ns: _Optional[int] = ..., failed_blocks: _Optional[int] = ...) -> None: ...

@@ -1,5 +1,6 @@
 from tiercel.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -7,13 +8,45 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class TransferKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TRANSFER_KIND_UNSPECIFIED: _ClassVar[TransferKind]
+    TRANSFER_KIND_SPILL: _ClassVar[TransferKind]
+    TRANSFER_KIND_LOAD: _ClassVar[TransferKind]
+    TRANSFER_KIND_PERSIST: _ClassVar[TransferKind]
+    TRANSFER_KIND_FETCH: _ClassVar[TransferKind]
+
+class TransferFailure(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TRANSFER_FAILURE_UNSPECIFIED: _ClassVar[TransferFailure]
+    TRANSFER_FAILURE_MISSING: _ClassVar[TransferFailure]
+    TRANSFER_FAILURE_CORRUPT: _ClassVar[TransferFailure]
+    TRANSFER_FAILURE_FULL: _ClassVar[TransferFailure]
+    TRANSFER_FAILURE_IO_ERROR: _ClassVar[TransferFailure]
+    TRANSFER_FAILURE_TIMEOUT: _ClassVar[TransferFailure]
+    TRANSFER_FAILURE_CANCELLED: _ClassVar[TransferFailure]
+TRANSFER_KIND_UNSPECIFIED: TransferKind
+TRANSFER_KIND_SPILL: TransferKind
+TRANSFER_KIND_LOAD: TransferKind
+TRANSFER_KIND_PERSIST: TransferKind
+TRANSFER_KIND_FETCH: TransferKind
+TRANSFER_FAILURE_UNSPECIFIED: TransferFailure
+TRANSFER_FAILURE_MISSING: TransferFailure
+TRANSFER_FAILURE_CORRUPT: TransferFailure
+TRANSFER_FAILURE_FULL: TransferFailure
+TRANSFER_FAILURE_IO_ERROR: TransferFailure
+TRANSFER_FAILURE_TIMEOUT: TransferFailure
+TRANSFER_FAILURE_CANCELLED: TransferFailure
+
 class PlanMessage(_message.Message):
-    __slots__ = ("open", "plan")
+    __slots__ = ("open", "plan", "transfers")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
+    TRANSFERS_FIELD_NUMBER: _ClassVar[int]
     open: Open
     plan: StepPlan
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., plan: _Optional[_Union[StepPlan, _Mapping]] = ...) -> None: ...
+    transfers: Transfers
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., plan: _Optional[_Union[StepPlan, _Mapping]] = ..., transfers: _Optional[_Union[Transfers, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
     __slots__ = ("scheduler_id", "protocol_version")
@@ -24,16 +57,22 @@ class Open(_message.Message):
     def __init__(self, scheduler_id: _Optional[str] = ..., protocol_version: _Optional[int] = ...) -> None: ...
 
 class WorkerMessage(_message.Message):
-    __slots__ = ("ready", "result", "fault", "loading")
+    __slots__ = ("ready", "result", "fault", "loading", "transfer_result", "tier_events", "tier_fault")
     READY_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIELD_NUMBER: _ClassVar[int]
     LOADING_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_RESULT_FIELD_NUMBER: _ClassVar[int]
+    TIER_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    TIER_FAULT_FIELD_NUMBER: _ClassVar[int]
     ready: Ready
     result: StepResult
     fault: Fault
     loading: Loading
-    def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., result: _Optional[_Union[StepResult, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., loading: _Optional[_Union[Loading, _Mapping]] = ...) -> None: ...
+    transfer_result: TransferResult
+    tier_events: TierEvents
+    tier_fault: TierFault
+    def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., result: _Optional[_Union[StepResult, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., loading: _Optional[_Union[Loading, _Mapping]] = ..., transfer_result: _Optional[_Union[TransferResult, _Mapping]] = ..., tier_events: _Optional[_Union[TierEvents, _Mapping]] = ..., tier_fault: _Optional[_Union[TierFault, _Mapping]] = ...) -> None: ...
 
 class Loading(_message.Message):
     __slots__ = ("loaded_bytes", "total_bytes")
@@ -44,7 +83,7 @@ class Loading(_message.Message):
     def __init__(self, loaded_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("model", "fingerprint", "namespace", "block_size_tokens", "block_bytes", "num_blocks", "max_seqs", "max_model_tokens", "max_batched_tokens", "vocab_size", "device", "dtype", "kv_dtype", "attention_backend", "pid", "rope_length_dependent_from_tokens")
+    __slots__ = ("model", "fingerprint", "namespace", "block_size_tokens", "block_bytes", "num_blocks", "max_seqs", "max_model_tokens", "max_batched_tokens", "vocab_size", "device", "dtype", "kv_dtype", "attention_backend", "pid", "rope_length_dependent_from_tokens", "num_host_slots", "host_is_pinned", "disk_id", "disk_capacity_bytes", "host_note", "disk_note")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +100,12 @@ class Ready(_message.Message):
     ATTENTION_BACKEND_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     ROPE_LENGTH_DEPENDENT_FROM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_HOST_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    HOST_IS_PINNED_FIELD_NUMBER: _ClassVar[int]
+    DISK_ID_FIELD_NUMBER: _ClassVar[int]
+    DISK_CAPACITY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HOST_NOTE_FIELD_NUMBER: _ClassVar[int]
+    DISK_NOTE_FIELD_NUMBER: _ClassVar[int]
     model: str
     fingerprint: str
     namespace: bytes
@@ -77,7 +122,73 @@ class Ready(_message.Message):
     attention_backend: str
     pid: int
     rope_length_dependent_from_tokens: int
-    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., namespace: _Optional[bytes] = ..., block_size_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_seqs: _Optional[int] = ..., max_model_tokens: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., vocab_size: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., kv_dtype: _Optional[str] = ..., attention_backend: _Optional[str] = ..., pid: _Optional[int] = ..., rope_length_dependent_from_tokens: _Optional[int] = ...) -> None: ...
+    num_host_slots: int
+    host_is_pinned: bool
+    disk_id: bytes
+    disk_capacity_bytes: int
+    host_note: str
+    disk_note: str
+    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., namespace: _Optional[bytes] = ..., block_size_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_seqs: _Optional[int] = ..., max_model_tokens: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., vocab_size: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., kv_dtype: _Optional[str] = ..., attention_backend: _Optional[str] = ..., pid: _Optional[int] = ..., rope_length_dependent_from_tokens: _Optional[int] = ..., num_host_slots: _Optional[int] = ..., host_is_pinned: _Optional[bool] = ..., disk_id: _Optional[bytes] = ..., disk_capacity_bytes: _Optional[int] = ..., host_note: _Optional[str] = ..., disk_note: _Optional[str] = ...) -> None: ...
+
+class Transfers(_message.Message):
+    __slots__ = ("transfers",)
+    TRANSFERS_FIELD_NUMBER: _ClassVar[int]
+    transfers: _containers.RepeatedCompositeFieldContainer[Transfer]
+    def __init__(self, transfers: _Optional[_Iterable[_Union[Transfer, _Mapping]]] = ...) -> None: ...
+
+class Transfer(_message.Message):
+    __slots__ = ("transfer_id", "kind", "keys", "block_ids", "host_slots", "depths", "tenant", "timeout_ns")
+    TRANSFER_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_IDS_FIELD_NUMBER: _ClassVar[int]
+    HOST_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    DEPTHS_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_NS_FIELD_NUMBER: _ClassVar[int]
+    transfer_id: int
+    kind: TransferKind
+    keys: bytes
+    block_ids: _containers.RepeatedScalarFieldContainer[int]
+    host_slots: _containers.RepeatedScalarFieldContainer[int]
+    depths: _containers.RepeatedScalarFieldContainer[int]
+    tenant: str
+    timeout_ns: int
+    def __init__(self, transfer_id: _Optional[int] = ..., kind: _Optional[_Union[TransferKind, str]] = ..., keys: _Optional[bytes] = ..., block_ids: _Optional[_Iterable[int]] = ..., host_slots: _Optional[_Iterable[int]] = ..., depths: _Optional[_Iterable[int]] = ..., tenant: _Optional[str] = ..., timeout_ns: _Optional[int] = ...) -> None: ...
+
+class TransferResult(_message.Message):
+    __slots__ = ("transfer_id", "num_done", "failure", "num_bytes", "wait_ns", "copy_ns")
+    TRANSFER_ID_FIELD_NUMBER: _ClassVar[int]
+    NUM_DONE_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WAIT_NS_FIELD_NUMBER: _ClassVar[int]
+    COPY_NS_FIELD_NUMBER: _ClassVar[int]
+    transfer_id: int
+    num_done: int
+    failure: TransferFailure
+    num_bytes: int
+    wait_ns: int
+    copy_ns: int
+    def __init__(self, transfer_id: _Optional[int] = ..., num_done: _Optional[int] = ..., failure: _Optional[_Union[TransferFailure, str]] = ..., num_bytes: _Optional[int] = ..., wait_ns: _Optional[int] = ..., copy_ns: _Optional[int] = ...) -> None: ...
+
+class TierEvents(_message.Message):
+    __slots__ = ("stored", "evicted", "corrupt")
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_FIELD_NUMBER: _ClassVar[int]
+    stored: bytes
+    evicted: bytes
+    corrupt: bytes
+    def __init__(self, stored: _Optional[bytes] = ..., evicted: _Optional[bytes] = ..., corrupt: _Optional[bytes] = ...) -> None: ...
+
+class TierFault(_message.Message):
+    __slots__ = ("tier", "message")
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    tier: str
+    message: str
+    def __init__(self, tier: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class StepPlan(_message.Message):
     __slots__ = ("step_id", "released_slots", "new_sequences", "work")
