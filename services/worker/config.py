@@ -2,6 +2,7 @@
 
 import enum
 from dataclasses import dataclass
+from pathlib import Path
 
 from services.common.byte_size import ByteSize
 from services.common.config import ServiceConfig
@@ -38,6 +39,15 @@ class WorkerConfig(ServiceConfig):
     kv_dtype: KvDtype = setting("Type of cached keys and values; auto takes the activations'.", KvDtype.AUTO)
     block_size: int = setting("Tokens per cache block.", 16, minimum=1)
     device_cache: ByteSize | None = setting("Size of the device block pool; default: from the memory.", None)
+    host_cache: ByteSize | None = setting(
+        "Size of the host tier; 0 switches it and the disk tier off; default: from the memory.", None
+    )
+    disk_cache: ByteSize | None = setting("Size of the disk tier; 0 switches it off; default: from the space.", None)
+    cache_dir: Path | None = setting(
+        "Folder of the disk tier, on a local disk; default: tiercel/kv in the user's cache.", None
+    )
+    tenant_host_cache: ByteSize | None = setting("What one tenant may take of the host tier; default: all.", None)
+    tenant_disk_cache: ByteSize | None = setting("What one tenant may take of the disk tier; default: all.", None)
     max_batched_tokens: int = setting("Tokens that one step computes at most.", 2048, minimum=1)
     max_seqs: int = setting("Sequences that run at once.", 64, minimum=1)
     max_model_len: int | None = setting("Tokens of prompt and output together; default: the model's.", None, minimum=2)

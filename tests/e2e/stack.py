@@ -5,12 +5,13 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 INFER_CLI = Path(sys.executable).with_name("infer-cli")
+LIMIT_S = 90
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,17 @@ def wait_for_file(path: Path, process: subprocess.Popen[bytes], log: Path, timeo
 def temporary_stack(*flags: str) -> Iterator[Stack]:
     with tempfile.TemporaryDirectory(prefix="tiercel-e2e-") as folder, running_stack(Path(folder), *flags) as stack:
         yield stack
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    """Looks again each time a moment has passed, for as long as `LIMIT_S`."""
+    pause = subprocess.Popen(["sleep", str(LIMIT_S)])
+    try:
+        while not holds():
+            if pause.poll() is not None:
+                raise TimeoutError(f"not within {LIMIT_S} s: {what}")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                pause.wait(timeout=0.05)
+    finally:
+        pause.kill()
+        pause.wait()

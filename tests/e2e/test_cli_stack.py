@@ -1,11 +1,10 @@
 """A whole stack as a user runs it: `infer-cli up`, a crash, a restart, `infer-cli down`, and nothing left behind."""
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ import psutil
 import pytest
 
 from tests.checkpoints import make_checkpoint
-from tests.e2e.stack import INFER_CLI, Stack, running_stack
+from tests.e2e.stack import INFER_CLI, LIMIT_S, Stack, running_stack, wait_until
 from tiercel import ChatMessage, Client, Delta, TiercelError, Unavailable
-
-LIMIT_S = 90
 
 
 @pytest.fixture(scope="module")
@@ -46,20 +43,6 @@ def answer(target: str, prompt: str = "The river", max_tokens: int = 12) -> list
     done = cli("generate", prompt, *words)
     assert done.returncode == 0, done.stderr
     return list(json.loads(done.stdout)["token_ids"])
-
-
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    """Looks again each time a moment has passed, for as long as `LIMIT_S`."""
-    pause = subprocess.Popen(["sleep", str(LIMIT_S)])
-    try:
-        while not holds():
-            if pause.poll() is not None:
-                raise TimeoutError(f"not within {LIMIT_S} s: {what}")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                pause.wait(timeout=0.05)
-    finally:
-        pause.kill()
-        pause.wait()
 
 
 def services_of(supervisor_pid: int) -> list[psutil.Process]:

@@ -36,6 +36,9 @@ class StackSpec:
     device: str | None = None
     block_size_tokens: int | None = None
     device_cache_bytes: int | None = None
+    host_cache_bytes: int | None = None
+    disk_cache_bytes: int | None = None
+    cache_dir: Path | None = None
     max_batched_tokens: int | None = None
     max_seqs: int | None = None
     max_model_len: int | None = None
@@ -68,6 +71,9 @@ class StackSpec:
             *_flag("--device", self.device),
             *_flag("--block-size", self.block_size_tokens),
             *_flag("--device-cache", self.device_cache_bytes),
+            *_flag("--host-cache", self.host_cache_bytes),
+            *_flag("--disk-cache", self.disk_cache_bytes),
+            *_flag("--cache-dir", self.cache_dir),
             *_flag("--max-batched-tokens", self.max_batched_tokens),
             *_flag("--max-seqs", self.max_seqs),
             *_flag("--max-model-len", self.max_model_len),

@@ -1,0 +1,97 @@
+"""Wherever a block comes from, the answer is the same: over real services, with a device cache far too small."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.stack import Stack, running_stack, wait_until
+from tests.e2e.tier_workload import Outcome, run_chats
+
+MODEL = ("--model", "demo", "--dtype", "fp32", "--max-model-len", "640", "--max-batched-tokens", "256")
+SMALL_DEVICE = "4MiB"
+"""Some fifty blocks in fp32: little more than one long chat."""
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def kv_dtype(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def expected(kv_dtype: str, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """The answers without any lower tier, with room for everything on the device."""
+    folder = tmp_path_factory.mktemp("expected")
+    with running_stack(folder, *MODEL, "--kv-dtype", kv_dtype, "--host-cache", "0") as stack:
+        return asyncio.run(run_chats(stack.target))
+
+
+def flags(kv_dtype: str, folder: Path, *, host: str, disk: str, workers: int = 1) -> list[str]:
+    return [
+        *MODEL,
+        *("--kv-dtype", kv_dtype),
+        *("--device-cache", SMALL_DEVICE),
+        *("--host-cache", host),
+        *("--disk-cache", disk),
+        *("--cache-dir", str(folder / "kv")),
+        *("--workers", str(workers)),
+    ]
+
+
+def test_forced_eviction_without_lower_tiers(kv_dtype: str, expected: Outcome, tmp_path: Path) -> None:
+    with running_stack(tmp_path, *flags(kv_dtype, tmp_path, host="0", disk="0")) as stack:
+        outcome = asyncio.run(run_chats(stack.target))
+    assert outcome.answers == expected.answers
+    assert outcome.host_tokens == outcome.disk_tokens == 0
+
+
+def test_host_tier_alone(kv_dtype: str, expected: Outcome, tmp_path: Path) -> None:
+    with running_stack(tmp_path, *flags(kv_dtype, tmp_path, host="64MiB", disk="0")) as stack:
+        outcome = asyncio.run(run_chats(stack.target))
+    assert outcome.answers == expected.answers
+    assert outcome.host_tokens > outcome.prompt_tokens / 10
+    assert outcome.disk_tokens == 0
+
+
+def test_host_and_disk_then_a_restart_of_everything(kv_dtype: str, expected: Outcome, tmp_path: Path) -> None:
+    """The host tier is small too, so that blocks come back from disk while the first stack still runs."""
+    both = flags(kv_dtype, tmp_path, host="8MiB", disk="256MiB")
+    with running_stack(tmp_path, *both) as stack:
+        first = asyncio.run(run_chats(stack.target))
+    assert first.answers == expected.answers
+    assert first.disk_tokens > 0
+    with running_stack(tmp_path, *both) as stack:
+        again = asyncio.run(run_chats(stack.target))
+    assert again.answers == expected.answers
+    # The second run asks what the first one has asked: next to nothing but the prompts' last tokens is left to compute.
+    assert again.device_tokens + again.host_tokens + again.disk_tokens > 0.8 * again.prompt_tokens
+    assert again.disk_tokens > 0.1 * again.prompt_tokens
+
+
+def test_after_the_worker_was_killed(kv_dtype: str, expected: Outcome, tmp_path: Path) -> None:
+    with running_stack(tmp_path, *flags(kv_dtype, tmp_path, host="32MiB", disk="256MiB")) as stack:
+        first = asyncio.run(run_chats(stack.target, num_chats=12))
+        kill_worker(stack)
+        again = asyncio.run(run_chats(stack.target))
+    assert first.answers == {key: answer for key, answer in expected.answers.items() if key[0] < 12}
+    assert again.answers == expected.answers
+    assert again.disk_tokens > 0
+
+
+def test_two_workers_share_one_disk(kv_dtype: str, expected: Outcome, tmp_path: Path) -> None:
+    two = flags(kv_dtype, tmp_path, host="8MiB", disk="256MiB", workers=2)
+    with running_stack(tmp_path, *two) as stack:
+        first = asyncio.run(run_chats(stack.target))
+        again = asyncio.run(run_chats(stack.target))
+    assert first.answers == expected.answers
+    assert again.answers == expected.answers
+    assert again.disk_tokens > 0
+
+
+def kill_worker(stack: Stack) -> None:
+    """As the kernel would for lack of memory. Returns when the supervisor's new one is ready at the same address."""
+    before = stack.ready()["pids"]
+    os.kill(before["worker"][0], signal.SIGKILL)
+    wait_until(lambda: stack.ready()["pids"]["worker"] != before["worker"], "a new worker")
