@@ -75,7 +75,7 @@ class _DecodeColumns:
         self._columns = self._pinned.to(device)
         self._host_table = np.empty((0, 0), dtype=np.int32)
         self._table = torch.empty(0, device=device)
-        self.batch = self._fill(work)
+        self.batch = self._fill(work, continues=False)
 
     def is_followed_by(self, work: Work) -> bool:
         """Whether `work` is these rows, one token on."""
@@ -89,12 +89,13 @@ class _DecodeColumns:
     def advance(self, work: Work) -> StepBatch:
         self._starts += 1
         self._next_starts = [start + 1 for start in work.starts]
-        self.batch = self._fill(work)
+        self.batch = self._fill(work, continues=True)
         return self.batch
 
-    def _fill(self, work: Work) -> StepBatch:
+    def _fill(self, work: Work, *, continues: bool) -> StepBatch:
         slots, host, starts, rows = self._slots, self._host, self._starts, self._row_slots
         contexts = starts + 1
+        context_lens = contexts.tolist()
         if (contexts > slots.capacity_tokens[rows]).any():
             raise ValueError(contradiction(rows, np.ones_like(rows), contexts, slots))
         host[_POSITION] = starts
@@ -105,7 +106,7 @@ class _DecodeColumns:
         host[_SAMPLE] += self._first_entries
         block_index, offset = np.divmod(starts, slots.block_size)
         np.add(slots.block_tables[rows, block_index] * np.int64(slots.block_size), offset, out=host[_WRITE])
-        self._update_table(int(contexts[0]), bool(work.new_block_ids))
+        self._update_table(context_lens[0], bool(work.new_block_ids))
         if self._device.type != "cpu":
             self._columns.copy_(self._pinned, non_blocking=True)
         columns = self._columns.unbind()
@@ -113,10 +114,11 @@ class _DecodeColumns:
         return StepBatch(
             attention=AttnBatch(
                 query_starts=self._query_starts,
-                context_lens=contexts.tolist(),
+                context_lens=context_lens,
                 block_table=self._table,
                 write_slots=columns[_WRITE],
                 positions=columns[_POSITION],
+                continues=continues,
                 fresh_blocks=torch.tensor(new_blocks, dtype=torch.int64, device=self._device) if new_blocks else None,
             ),
             token_entries=columns[_TOKEN],
@@ -126,7 +128,7 @@ class _DecodeColumns:
             sample_positions=columns[_NEXT],
             sample_entries=columns[_SAMPLE],
             host_sample_slots=self._host_slots,
-            host_sample_positions=contexts.tolist(),
+            host_sample_positions=context_lens,
             slots=rows,
             starts=starts,
             num_tokens=np.ones_like(rows),

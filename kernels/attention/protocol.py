@@ -24,6 +24,9 @@ class AttnBatch:
     """int64 [tokens]: block_id * block_size + offset, where each new token's K and V go."""
     positions: torch.Tensor
     """int64 [tokens]: position of each new token in its sequence."""
+    continues: bool = False
+    """These are the rows of the batch that was planned before this one, each with its next token, and the block table
+    is the same object where no row has got a block. A backend may carry over what it derived from that batch."""
     fresh_blocks: torch.Tensor | None = None
     """int64: blocks that a sequence got in this step. What they hold is an earlier owner's and must reach nobody, be
     it NaN; a backend that reads past what is written clears them."""

@@ -105,12 +105,24 @@ class TorchAttention:
         self._visible = torch.zeros((), dtype=dtype, device=kv.device)
         self._hidden = torch.full((), float("-inf"), dtype=dtype, device=kv.device)
         self._gathered = torch.empty(0, dtype=kv.dtype, device=kv.device)
+        self._last_table: torch.Tensor | None = None
+        self._last_plan: WindowPlan | None = None
+        """Of a batch of decode rows without windows, which the next one may continue."""
 
     def plan(self, batch: AttnBatch) -> TorchPlan:
-        blocks = batch.write_slots // self._block_size
+        blocks = torch.div(batch.write_slots, self._block_size, rounding_mode="trunc")
         rows = torch.add(batch.write_slots, blocks, alpha=(self._pages_per_block - 1) * self._block_size)
+        return TorchPlan((rows[:, None] + self._head_rows).view(-1), batch.fresh_blocks, self._window_plans(batch))
+
+    def _window_plans(self, batch: AttnBatch) -> dict[int | None, WindowPlan]:
         longest = max(batch.context_lens, default=0)
-        by_window: dict[int | None, WindowPlan] = {}
+        if batch.continues and self._last_plan is not None and self._has_no_window(longest):
+            plan = WindowPlan([self._continued(batch, group) for group in self._last_plan.decode], [])
+            by_window: dict[int | None, WindowPlan] = dict.fromkeys(self._distinct_windows, plan)
+            self._last_table, self._last_plan = batch.block_table, plan
+            return by_window
+        self._last_plan = None
+        by_window = {}
         for window in self._distinct_windows:
             if window is None or window >= longest:
                 if None not in by_window:
@@ -118,7 +130,25 @@ class TorchAttention:
                 by_window[window] = by_window[None]
             else:
                 by_window[window] = self._window_plan(batch, window)
-        return TorchPlan((rows[:, None] + self._head_rows).view(-1), batch.fresh_blocks, by_window)
+        if batch.num_tokens == len(batch.context_lens) and self._has_no_window(longest):
+            self._last_table, self._last_plan = batch.block_table, by_window[None]
+        return by_window
+
+    def _has_no_window(self, longest: int) -> bool:
+        """Whether no layer's window hides anything of rows up to this length."""
+        return all(window is None or window >= longest for window in self._distinct_windows)
+
+    def _continued(self, batch: AttnBatch, group: DecodeGroup) -> DecodeGroup:
+        """The same rows, each one token on: the mask uncovers that token, in place."""
+        rows = group.tokens
+        longest = max(batch.context_lens[rows])
+        if group.mask is None or -(-longest // self._block_size) != group.num_blocks:
+            return self._decode_group(batch, rows.start, rows.stop, None)
+        group.mask.view(rows.stop - rows.start, -1).scatter_(1, batch.positions[rows, None], 0.0)
+        if batch.block_table is self._last_table:
+            return group
+        ids = batch.block_table[rows, : group.num_blocks]
+        return DecodeGroup(rows, group.num_blocks, self._page_ids(ids), group.mask)
 
     def run(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, plan: AttnPlan) -> torch.Tensor:
         assert isinstance(plan, TorchPlan)

@@ -1,5 +1,7 @@
 """Every attention backend against the plain torch oracle, and the oracle against attention without pages."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -65,6 +67,38 @@ def test_torch_backend_equals_the_oracle_on_ragged_batches(
         assert got.shape == q.shape
         assert got.dtype == dtype
         assert torch.allclose(got.float(), want.float(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    starts=st.lists(st.integers(0, 150), min_size=1, max_size=9),
+    num_steps=st.integers(2, 40),
+    block_size=st.sampled_from([8, 16]),
+    windows=st.sampled_from([(None, None), (None, 40), (1000, None)]),
+    seed=st.integers(0, 1000),
+)
+def test_decode_steps_that_continue_one_another_equal_the_oracle(
+    starts: list[int], num_steps: int, block_size: int, windows: tuple[int | None, int | None], seed: int
+) -> None:
+    layout = BlockLayout(2, 2, 16, block_size, torch.float32)
+    per_row = -(-200 // block_size)
+    pools = [random_pool(layout, 9 * per_row, seed) for _ in range(2)]
+    oracle = ReferenceAttention(layout.kv_view(pools[0]), windows)
+    backend = TorchAttention(layout.kv_view(pools[1]), windows, torch.float32)
+    table: torch.Tensor | None = None
+    for step in range(num_steps):
+        rows = Rows([start + step for start in starts], [1] * len(starts))
+        batch = make_batch(rows, block_size, 9 * per_row, seed, per_row)
+        got_a_block = any((start + step) % block_size == 0 for start in starts)
+        # The table is another object in a step in which a row gets a block, and in some others.
+        table = batch.block_table if table is None or got_a_block or step % 7 == 3 else table
+        batch = replace(batch, continues=step > 0, block_table=table)
+        merged = random_heads(batch.num_tokens, 8, 16, torch.float32, seed + step)
+        q, k, v = merged.split((4, 2, 2), dim=1)
+        want_plan, got_plan = oracle.plan(batch), backend.plan(batch)
+        for layer in range(2):
+            want, got = oracle.run(q, k, v, layer, want_plan), backend.run(q, k, v, layer, got_plan)
+            assert torch.allclose(got, want, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
