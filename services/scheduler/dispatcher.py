@@ -7,6 +7,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+from engine.blocks.disk import DiskMirror
 from engine.errors import Draining, InferError, WorkerLost
 from engine.scheduling.request import Event, Finished, FinishReason, Refused, Request
 from engine.scheduling.router import Router
@@ -62,6 +63,7 @@ class Dispatcher:
         self._live: dict[str, RoutedRequest] = {}
         self._fronts: dict[int, _FrontEntry] = {}
         self._num_fronts = 0
+        self._disk_mirrors: dict[tuple[bytes, bytes], DiskMirror] = {}
         self._info = scheduling_pb2.SchedulerInfo(max_waiting=config.max_waiting)
         self._waiting_room = WaitingRoom(
             config.max_waiting, config.worker_wait_s, self._is_worker_loading, self._refuse_by_id
@@ -190,6 +192,12 @@ class Dispatcher:
             f"it serves {ready.model} ({ready.fingerprint[:16]}), but the other workers serve "
             f"{serving.model} ({serving.fingerprint[:16]})"
         )
+
+    def disk_mirror(self, ready: execution_pb2.Ready) -> DiskMirror | None:
+        """Workers that name the same disk and namespace share what is known of it; it outlives their sessions."""
+        if not ready.disk_id:
+            return None
+        return self._disk_mirrors.setdefault((ready.disk_id, ready.namespace), DiskMirror())
 
     def on_link_changed(self, link: WorkerLink) -> None:
         if link.is_ready:

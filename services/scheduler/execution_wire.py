@@ -3,9 +3,20 @@
 from collections.abc import Callable
 
 from engine.errors import ConfigError
-from engine.ids import SeqSlot, StepId
+from engine.ids import SeqSlot, StepId, TransferId
 from engine.scheduling.config import SchedulerConfig
-from engine.scheduling.plan import NewSequence, StepPlan, StepResult, StepTimings
+from engine.scheduling.plan import (
+    NewSequence,
+    StepPlan,
+    StepResult,
+    StepTimings,
+    TierEvents,
+    Transfer,
+    TransferFailure,
+    TransferKind,
+    TransferResult,
+)
+from services.common.keys_wire import keys_from_wire, keys_to_wire
 from services.common.logprobs_wire import logprobs_from_wire
 from services.common.sampling_wire import sampling_to_wire
 from services.common.trace_context import trace_to_wire
@@ -45,6 +56,58 @@ def _new_sequence(sequence: NewSequence, client_id: Callable[[str], str]) -> exe
     )
 
 
+_KINDS = {
+    TransferKind.SPILL: execution_pb2.TRANSFER_KIND_SPILL,
+    TransferKind.LOAD: execution_pb2.TRANSFER_KIND_LOAD,
+    TransferKind.PERSIST: execution_pb2.TRANSFER_KIND_PERSIST,
+    TransferKind.FETCH: execution_pb2.TRANSFER_KIND_FETCH,
+}
+_FAILURES = {
+    execution_pb2.TRANSFER_FAILURE_UNSPECIFIED: None,
+    execution_pb2.TRANSFER_FAILURE_MISSING: TransferFailure.MISSING,
+    execution_pb2.TRANSFER_FAILURE_CORRUPT: TransferFailure.CORRUPT,
+    execution_pb2.TRANSFER_FAILURE_FULL: TransferFailure.FULL,
+    execution_pb2.TRANSFER_FAILURE_IO_ERROR: TransferFailure.IO_ERROR,
+    execution_pb2.TRANSFER_FAILURE_TIMEOUT: TransferFailure.TIMEOUT,
+    execution_pb2.TRANSFER_FAILURE_CANCELLED: TransferFailure.CANCELLED,
+}
+
+
+def transfers_to_wire(transfers: list[Transfer]) -> execution_pb2.PlanMessage:
+    rows = [
+        execution_pb2.Transfer(
+            transfer_id=transfer.transfer_id,
+            kind=_KINDS[transfer.kind],
+            keys=keys_to_wire(transfer.keys),
+            block_ids=transfer.block_ids,
+            host_slots=transfer.host_slots,
+            depths=transfer.depths,
+            tenant=transfer.tenant,
+            timeout_ns=transfer.timeout_ns,
+        )
+        for transfer in transfers
+    ]
+    return execution_pb2.PlanMessage(transfers=execution_pb2.Transfers(transfers=rows))
+
+
+def transfer_result_from_wire(message: execution_pb2.TransferResult) -> TransferResult:
+    return TransferResult(
+        TransferId(message.transfer_id),
+        message.num_done,
+        # A reason that this release does not know is a failure all the same.
+        _FAILURES.get(message.failure, TransferFailure.IO_ERROR),
+        message.num_bytes,
+        message.wait_ns,
+        message.copy_ns,
+    )
+
+
+def tier_events_from_wire(message: execution_pb2.TierEvents) -> TierEvents:
+    return TierEvents(
+        keys_from_wire(message.stored), keys_from_wire(message.evicted), keys_from_wire(message.corrupt)
+    )
+
+
 def result_from_wire(message: execution_pb2.StepResult) -> StepResult:
     timings = message.timings
     result = StepResult(
@@ -78,4 +141,7 @@ def scheduler_config(ready: execution_pb2.Ready, config: SchedulerServiceConfig)
         prefix_cache=config.prefix_cache,
         plans_in_flight=config.plans_in_flight,
         rope_length_dependent_from=ready.rope_length_dependent_from_tokens,
+        num_host_slots=ready.num_host_slots,
+        block_bytes=ready.block_bytes,
+        has_disk=bool(ready.disk_id),
     )

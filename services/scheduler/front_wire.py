@@ -101,6 +101,8 @@ def _report(times: RequestTimes, worker: str) -> common_pb2.RequestReport:
         decode_ns=times.decode_ns,
         preemptions=times.preemptions,
         prefill_chunks=times.prefill_chunks,
+        fetch_ns=times.fetch_ns,
+        load_ns=times.load_ns,
         worker=worker,
     )
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from engine.blocks.disk import DiskMirror
 from engine.errors import InferError, WorkerLost
 from engine.ids import SeqSlot, StepId
 from engine.scheduling.request import Event, FinishReason, Request
@@ -20,7 +21,14 @@ from engine.scheduling.scheduler import Scheduler
 from services.common import logs
 from services.common.channel import dial
 from services.scheduler.config import SchedulerServiceConfig
-from services.scheduler.execution_wire import plan_to_wire, result_from_wire, scheduler_config
+from services.scheduler.execution_wire import (
+    plan_to_wire,
+    result_from_wire,
+    scheduler_config,
+    tier_events_from_wire,
+    transfer_result_from_wire,
+    transfers_to_wire,
+)
 from services.scheduler.link_counters import LinkCounters
 from tiercel.v1 import execution_pb2, execution_pb2_grpc
 
@@ -54,6 +62,10 @@ class LinkOwner(Protocol):
         """None if the worker may serve; else why not."""
         ...
 
+    def disk_mirror(self, ready: execution_pb2.Ready) -> DiskMirror | None:
+        """What is known of the worker's disk, shared with the other workers on it. None: it has none."""
+        ...
+
     def on_link_changed(self, link: "WorkerLink") -> None:
         """The link's state is another one now."""
         ...
@@ -83,6 +95,12 @@ class WorkerLink:
         self.scheduler: Scheduler | None = None
         self.counters = LinkCounters()
         self.ready_since_ns = 0
+        self.tier_notes: dict[str, str] = {}
+        """By tier: what is wrong with it, or worth knowing."""
+        self._lost = asyncio.Event()
+        """Set while there is no session that has been ready."""
+        self._lost.set()
+        self._is_leaving = False
         self._scheduler_id = scheduler_id
         self._config = config
         self._owner = owner
@@ -91,6 +109,7 @@ class WorkerLink:
         self._pump_handle: asyncio.Handle | None = None
         self._deadline_handle: asyncio.TimerHandle | None = None
         self._was_serving = False
+        self._is_persisting = False
 
     @property
     def is_ready(self) -> bool:
@@ -107,11 +126,18 @@ class WorkerLink:
             self.scheduler.cancel(engine_id, time.monotonic_ns(), index, reason)
             self._pump_soon()
 
+    async def drain(self) -> None:
+        """Finish what runs, keep on disk what is worth keeping, end the session. Returns when that is done."""
+        self._is_leaving = True
+        if self.is_ready:
+            self._start_draining()
+        await self._lost.wait()
+
     async def run(self) -> None:
-        """Keep a session with the worker, for ever. Cancelled when the service leaves."""
+        """Keep a session with the worker until `drain` is called. Cancelled when the service leaves."""
         backoff_s = _MIN_BACKOFF_S
         try:
-            while True:
+            while not self._is_leaving:
                 started_ns = time.monotonic_ns()
                 try:
                     await self._session()
@@ -137,7 +163,7 @@ class WorkerLink:
     async def _session(self) -> None:
         """Dial, open, run until the stream ends or breaks."""
         self._outbox = asyncio.Queue()
-        self._was_serving = False
+        self._was_serving = self._is_persisting = False
         async with dial(self.address, self._config) as channel:
             call = execution_pb2_grpc.ExecutionStub(channel).Session()
             await call.write(
@@ -180,6 +206,12 @@ class WorkerLink:
         match message.WhichOneof("message"):
             case "result":
                 self._on_result(message.result)
+            case "transfer_result":
+                self._on_transfer_result(message.transfer_result)
+            case "tier_events":
+                self._on_tier_events(message.tier_events)
+            case "tier_fault":
+                self._on_tier_fault(message.tier_fault)
             case "fault":
                 self._on_fault(message.fault)
             case "loading":
@@ -198,7 +230,9 @@ class WorkerLink:
             _log.error("worker not used", extra=logs.fields(worker=self.address, reason=objection))
             self._set_state(LinkState.MISMATCH, objection)
             return
-        self.scheduler = Scheduler(scheduler_config(ready, self._config))
+        self.scheduler = Scheduler(scheduler_config(ready, self._config), self._owner.disk_mirror(ready))
+        self.tier_notes = {"host": ready.host_note, "disk": ready.disk_note}
+        self._lost.clear()
         self.ready_since_ns = time.monotonic_ns()
         self.counters = LinkCounters()
         _log.info(
@@ -220,6 +254,20 @@ class WorkerLink:
         self.counters.count_result(result)
         self.scheduler.apply(result, time.monotonic_ns())
         self._pump()
+
+    def _on_transfer_result(self, message: execution_pb2.TransferResult) -> None:
+        if self.scheduler is None:
+            raise SessionBroken("the worker sent a transfer's result before it was ready")
+        self.scheduler.apply_transfer(transfer_result_from_wire(message), time.monotonic_ns())
+        self._pump_soon()
+
+    def _on_tier_events(self, message: execution_pb2.TierEvents) -> None:
+        if self.scheduler is not None:
+            self.scheduler.apply_tier_events(tier_events_from_wire(message))
+
+    def _on_tier_fault(self, fault: execution_pb2.TierFault) -> None:
+        _log.error("tier fault", extra=logs.fields(worker=self.address, tier=fault.tier, reason=fault.message))
+        self.tier_notes[fault.tier] = fault.message
 
     def _on_fault(self, fault: execution_pb2.Fault) -> None:
         _log.error(
@@ -250,12 +298,28 @@ class WorkerLink:
         while (plan := scheduler.plan(time.monotonic_ns())) is not None:
             self._outbox.put_nowait(plan_to_wire(plan, self._owner.client_id))
             self.counters.count_plan(plan)
+            self._send_transfers(scheduler)
+        self._send_transfers(scheduler)
         events = scheduler.take_events()
         if events:
             self._owner.on_events(self, events)
         if self.state is LinkState.DRAINING and scheduler.is_idle:
-            self._outbox.put_nowait(None)
+            self._finish_draining(scheduler)
         self._arm_deadline(scheduler)
+
+    def _send_transfers(self, scheduler: Scheduler) -> None:
+        transfers = scheduler.take_transfers(time.monotonic_ns())
+        if transfers:
+            self._outbox.put_nowait(transfers_to_wire(transfers))
+
+    def _finish_draining(self, scheduler: Scheduler) -> None:
+        """Nothing runs any more: keep on disk what is worth keeping, then end the session."""
+        if not self._is_persisting:
+            self._is_persisting = True
+            scheduler.begin_drain(time.monotonic_ns())
+            self._send_transfers(scheduler)
+        if scheduler.is_drained:
+            self._outbox.put_nowait(None)
 
     def _arm_deadline(self, scheduler: Scheduler) -> None:
         if self._deadline_handle is not None:
@@ -279,6 +343,7 @@ class WorkerLink:
         if self._deadline_handle is not None:
             self._deadline_handle.cancel()
         scheduler, self.scheduler, self.ready = self.scheduler, None, None
+        self._lost.set()
         was = self.state
         self._set_state(LinkState.LOST, reason)
         if scheduler is None:

@@ -83,9 +83,10 @@ class SchedulerService:
         return response
 
     async def drain(self) -> None:
-        """Refuse what comes, finish what is there."""
+        """Refuse what comes, finish what is there, keep on disk what is worth keeping."""
         self.dispatcher.is_draining = True
         await self.dispatcher.idle.wait()
+        await asyncio.gather(*(link.drain() for link in self.dispatcher.links))
 
     async def close(self) -> None:
         self.dispatcher.end_fronts()
