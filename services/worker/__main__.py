@@ -2,11 +2,12 @@
 
 import os
 import sys
+from collections.abc import Callable
 
 from services.common.command import service_command
 from services.common.server import ServiceHost, serve
 from services.worker.config import WorkerConfig
-from services.worker.engine_thread import LoadedEngine, LoadProgress
+from services.worker.engine_thread import LoadedEngine, LoadProgress, TierNews
 from services.worker.service import SERVICE_NAME, WorkerService
 
 # The engine's thread spends its time in torch, without the interpreter lock; what it does in Python between two steps
@@ -24,11 +25,11 @@ async def run(config: WorkerConfig) -> None:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
 
-    def load(progress: LoadProgress) -> LoadedEngine:
+    def load(progress: LoadProgress, tell: Callable[[TierNews], None]) -> LoadedEngine:
         # Imported on the engine's thread, since torch takes seconds and health answers meanwhile.
         from services.worker.model_loading import load_engine
 
-        return load_engine(config, progress)
+        return load_engine(config, progress, tell)
 
     host = ServiceHost(SERVICE_NAME, config)
     await serve(host, WorkerService(host, load), config)

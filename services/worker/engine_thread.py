@@ -19,6 +19,7 @@ from typing import Protocol, TypeVarTuple, Unpack
 
 from engine.ids import SeqSlot, StepId
 from engine.scheduling.plan import StepPlan, StepResult
+from kvstore.transfer import TierEvents, TierFault, Transfer, TransferResult
 from services.common import logs
 
 _log = logs.get_logger(__name__)
@@ -70,10 +71,42 @@ class WorkerFacts:
     rope_length_dependent_from_tokens: int
 
 
+    num_host_slots: int
+    host_is_pinned: bool
+    disk_id: bytes
+    """Workers with the same one share a disk tier; empty: there is none."""
+    disk_capacity_bytes: int
+    host_note: str
+    """Why the tier is not there, or not as asked."""
+    disk_note: str
+
+
+TierNews = TransferResult | TierEvents | TierFault
+
+
+class TierMover(Protocol):
+    """What carries transfers out: `kvstore.executor.TierExecutor`. Called on the engine's thread."""
+
+    def submit(self, transfer: Transfer) -> None:
+        """Hand a transfer over, behind all compute so far. Its one result comes as news."""
+        ...
+
+    def begin(self) -> None:
+        """Return when nothing of an earlier session moves any more; then tell what the disk holds."""
+        ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
     executor: StepExecutor
     facts: WorkerFacts
+    tiers: TierMover | None = None
+
+
+LoadEngine = Callable[[LoadProgress, Callable[[TierNews], None]], LoadedEngine]
+"""Called with where to tell progress and, from any thread, the tiers' news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +119,13 @@ class StepFault:
     step_id: StepId
 
 
-StepOutcome = StepResult | StepFault
+Outcome = StepResult | StepFault | TierNews
 
 
 class EngineSession:
     """One scheduler's hold on the engine. Outcomes come to `on_outcome` on the loop's thread, in order."""
 
-    def __init__(self, on_outcome: Callable[[StepOutcome], None]) -> None:
+    def __init__(self, on_outcome: Callable[[Outcome], None]) -> None:
         self.on_outcome = on_outcome
         # Written by the loop's thread or after a fault by the engine's, only ever to True; a late read costs one step.
         self.is_void = False
@@ -116,8 +149,17 @@ class _Step:
 
 
 @dataclass(frozen=True, slots=True)
+class _Move:
+    session: EngineSession
+    transfers: list[Transfer]
+
+
+@dataclass(frozen=True, slots=True)
 class _Leave:
     pass
+
+
+_Command = _Begin | _End | _Step | _Move | _Leave
 
 
 class _LoadingStopped(Exception):
@@ -127,15 +169,17 @@ class _LoadingStopped(Exception):
 class EngineThread:
     """Every method is called on the loop's thread."""
 
-    def __init__(self, load: Callable[[LoadProgress], LoadedEngine], on_progress: LoadProgress) -> None:
+    def __init__(self, load: LoadEngine, on_progress: LoadProgress) -> None:
         """`load` runs on the engine's thread; `on_progress` is called on the loop's."""
         self._load = load
         self._on_progress = on_progress
         self._loop = asyncio.get_running_loop()
-        self._commands: queue.SimpleQueue[_Begin | _End | _Step | _Leave] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._loaded: asyncio.Future[WorkerFacts] = self._loop.create_future()
         self._died: asyncio.Future[None] = self._loop.create_future()
         self._is_leaving = False
+        # Whose the transfers in flight are. Switched on the engine's thread when none is, read on the movers'.
+        self._moving_for: EngineSession | None = None
         self._news: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._kept_news: list[Callable[[], object]] = []
         self._courier = threading.Thread(target=self._carry, name="courier", daemon=True)
@@ -160,6 +204,10 @@ class EngineThread:
     def run(self, session: EngineSession, plan: StepPlan, received_ns: int) -> None:
         self._commands.put(_Step(session, plan, received_ns))
 
+    def move(self, session: EngineSession, transfers: list[Transfer]) -> None:
+        """In order with the plans of `run`."""
+        self._commands.put(_Move(session, transfers))
+
     def end(self, session: EngineSession) -> None:
         session.is_void = True
         self._commands.put(_End(session))
@@ -181,7 +229,7 @@ class EngineThread:
 
     def _run(self) -> None:
         try:
-            engine = self._load(self._report_progress)
+            engine = self._load(self._report_progress, self._tell_tier_news)
         except _LoadingStopped:
             return
         except BaseException as error:
@@ -189,10 +237,13 @@ class EngineThread:
             return
         self._tell(_resolve, self._loaded, engine.facts)
         try:
-            self._serve(engine.executor)
+            self._serve(engine.executor, engine.tiers)
         except BaseException as error:
             _log.exception("the engine thread ended")
             self._tell(_fail, self._died, error)
+        finally:
+            if engine.tiers is not None:
+                engine.tiers.close()
 
     def _report_progress(self, loaded_bytes: int, total_bytes: int) -> None:
         if self._is_leaving:
@@ -200,7 +251,7 @@ class EngineThread:
         self._tell(self._on_progress, loaded_bytes, total_bytes)
         self._send_news()
 
-    def _serve(self, executor: StepExecutor) -> None:
+    def _serve(self, executor: StepExecutor, tiers: TierMover | None) -> None:
         current: EngineSession | None = None
         last_end_ns = 0
         while True:
@@ -208,9 +259,18 @@ class EngineThread:
                 case _Step(session, plan, received_ns):
                     if session is current and not session.is_void:
                         last_end_ns = self._step(executor, session, plan, received_ns, last_end_ns)
+                case _Move(session, transfers):
+                    assert tiers is not None, "a worker without tiers was sent transfers"
+                    if session is current and not session.is_void:
+                        for transfer in transfers:
+                            tiers.submit(transfer)
                 case _Begin(session):
                     current = session
                     executor.reset()
+                    if tiers is not None:
+                        self._moving_for = None
+                        tiers.begin()
+                        self._moving_for = session
                 case _End(session):
                     if session is current:
                         current = None
@@ -218,7 +278,7 @@ class EngineThread:
                 case _Leave():
                     return
 
-    def _next_command(self) -> _Begin | _End | _Step | _Leave:
+    def _next_command(self) -> _Command:
         try:
             return self._commands.get_nowait()
         except queue.Empty:
@@ -256,6 +316,12 @@ class EngineThread:
         interpreter lock while that step is prepared, and the device would idle.
         """
         self._kept_news.append(functools.partial(callback, *args))
+
+    def _tell_tier_news(self, news: TierNews) -> None:
+        """Called on the movers' threads. What an earlier session had in flight is nobody's business any more."""
+        session = self._moving_for
+        if session is not None:
+            self._news.put(functools.partial(session.on_outcome, news))
 
     def _send_news(self) -> None:
         for call in self._kept_news:

@@ -1,5 +1,7 @@
 """From the worker's settings to a model that is ready to run. The one file of the services that knows torch."""
 
+from collections.abc import Callable
+
 import psutil
 import torch
 
@@ -12,7 +14,8 @@ from kvstore.layout import BlockLayout
 from services.common import logs
 from services.common.model_path import CHECKPOINT_FILES, resolve_model
 from services.worker.config import Device, Dtype, KvDtype, WorkerConfig
-from services.worker.engine_thread import LoadedEngine, LoadProgress, WorkerFacts
+from services.worker.engine_thread import LoadedEngine, LoadProgress, TierNews, WorkerFacts
+from services.worker.tiers import open_tiers
 
 _log = logs.get_logger(__name__)
 
@@ -20,7 +23,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-def load_engine(config: WorkerConfig, progress: LoadProgress) -> LoadedEngine:
+def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[TierNews], None]) -> LoadedEngine:
     """Load weights, size and allocate the pool, build the runner. Runs on the engine's thread, for seconds to minutes.
 
     Raises ConfigError for whatever in the settings or the checkpoint is unusable.
@@ -57,12 +60,14 @@ def load_engine(config: WorkerConfig, progress: LoadProgress) -> LoadedEngine:
         max_seqs=config.max_seqs,
         max_model_tokens=loaded.max_model_tokens,
     )
+    cache_namespace = namespace(
+        loaded.config, loaded.weights_digest, dtype=dtype, kv_dtype=kv_dtype, block_size=config.block_size
+    )
+    tiers = open_tiers(config, pool, cache_namespace, progress, tell)
     facts = WorkerFacts(
         model=path.name,
         fingerprint=loaded.fingerprint,
-        namespace=namespace(
-            loaded.config, loaded.weights_digest, dtype=dtype, kv_dtype=kv_dtype, block_size=config.block_size
-        ),
+        namespace=cache_namespace,
         block_size_tokens=config.block_size,
         block_bytes=layout.block_bytes,
         num_blocks=num_blocks,
@@ -75,8 +80,14 @@ def load_engine(config: WorkerConfig, progress: LoadProgress) -> LoadedEngine:
         kv_dtype=_NAMES[kv_dtype],
         attention_backend=attention.name,
         rope_length_dependent_from_tokens=loaded.model.rope.length_dependent_from,
+        num_host_slots=tiers.num_host_slots,
+        host_is_pinned=tiers.host_is_pinned,
+        disk_id=tiers.disk_id,
+        disk_capacity_bytes=tiers.disk_capacity_bytes,
+        host_note=tiers.host_note,
+        disk_note=tiers.disk_note,
     )
-    return LoadedEngine(runner, facts)
+    return LoadedEngine(runner, facts, tiers.executor)
 
 
 def _device(asked: Device) -> torch.device:

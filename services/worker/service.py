@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import cast
 
 import grpc
@@ -12,7 +12,7 @@ from engine.errors import Draining, InvalidRequest, WorkerLost
 from services.common import logs
 from services.common.server import ServiceHost
 from services.common.status import errors_as_status
-from services.worker.engine_thread import EngineThread, LoadedEngine, LoadProgress
+from services.worker.engine_thread import EngineThread, LoadEngine
 from services.worker.session import SessionContext, WorkerSession
 from services.worker.wire import ready_to_wire
 from tiercel.v1 import execution_pb2, execution_pb2_grpc
@@ -28,7 +28,7 @@ _PROGRESS_INTERVAL_NS = 100_000_000
 class WorkerService:
     """Serves `Execution`. Everything but the engine's thread happens on the loop."""
 
-    def __init__(self, host: ServiceHost, load: Callable[[LoadProgress], LoadedEngine]) -> None:
+    def __init__(self, host: ServiceHost, load: LoadEngine) -> None:
         self._host = host
         self._load = load
         self._engine: EngineThread | None = None

@@ -7,7 +7,14 @@ from collections.abc import AsyncIterator
 import grpc
 
 from engine.scheduling.plan import StepResult
-from services.worker.engine_thread import EngineSession, EngineThread, StepFault, StepOutcome
+from kvstore.transfer import TierEvents, TierFault, TransferResult
+from services.worker.engine_thread import EngineSession, EngineThread, Outcome, StepFault
+from services.worker.tier_wire import (
+    tier_events_to_wire,
+    tier_fault_to_wire,
+    transfer_result_to_wire,
+    transfers_from_wire,
+)
 from services.worker.wire import fault_to_wire, plan_from_wire, result_to_wire
 from tiercel.v1 import execution_pb2
 
@@ -35,7 +42,7 @@ class WorkerSession:
     def begin(self) -> None:
         self._engine.begin(self._hold)
 
-    def _on_outcome(self, outcome: StepOutcome) -> None:
+    def _on_outcome(self, outcome: Outcome) -> None:
         match outcome:
             case StepResult():
                 self.send(result_to_wire(outcome))
@@ -43,6 +50,12 @@ class WorkerSession:
                 self.send(fault_to_wire(outcome))
                 if not slots:
                     self.end()
+            case TransferResult():
+                self.send(transfer_result_to_wire(outcome))
+            case TierEvents():
+                self.send(tier_events_to_wire(outcome))
+            case TierFault():
+                self.send(tier_fault_to_wire(outcome))
 
     async def run(self, messages: AsyncIterator[execution_pb2.PlanMessage], context: SessionContext) -> None:
         """Until either side ends the stream, or `end` is called."""
@@ -63,5 +76,7 @@ class WorkerSession:
                 if message.HasField("plan"):
                     received_ns = time.monotonic_ns()
                     self._engine.run(self._hold, plan_from_wire(message.plan), received_ns)
+                elif message.HasField("transfers"):
+                    self._engine.move(self._hold, transfers_from_wire(message.transfers))
         finally:
             self.end()

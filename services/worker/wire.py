@@ -83,5 +83,11 @@ def ready_to_wire(facts: WorkerFacts, pid: int) -> execution_pb2.WorkerMessage:
             attention_backend=facts.attention_backend,
             pid=pid,
             rope_length_dependent_from_tokens=facts.rope_length_dependent_from_tokens,
+            num_host_slots=facts.num_host_slots,
+            host_is_pinned=facts.host_is_pinned,
+            disk_id=facts.disk_id,
+            disk_capacity_bytes=facts.disk_capacity_bytes,
+            host_note=facts.host_note,
+            disk_note=facts.disk_note,
         )
     )

@@ -1,0 +1,117 @@
+"""Opens the tiers below one worker's device pool. A tier that cannot be had is said, and done without."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from kvstore.disk import DiskTier
+from kvstore.errors import TierError
+from kvstore.executor import TierExecutor
+from kvstore.slab import HostSlab
+from services.common import logs
+from services.common.byte_size import format_byte_size
+from services.worker.config import WorkerConfig
+from services.worker.engine_thread import LoadProgress, TierNews
+
+_log = logs.get_logger(__name__)
+
+_MAX_DEFAULT_HOST_BYTES = 4 << 30
+_MAX_DEFAULT_DISK_BYTES = 8 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTiers:
+    """What there is below the device. `executor` is None where there is no host tier."""
+
+    executor: TierExecutor | None = None
+    num_host_slots: int = 0
+    host_is_pinned: bool = False
+    disk_id: bytes = b""
+    disk_capacity_bytes: int = 0
+    host_note: str = ""
+    disk_note: str = ""
+
+
+def open_tiers(
+    config: WorkerConfig,
+    pool: torch.Tensor,
+    namespace: bytes,
+    progress: LoadProgress,
+    tell: Callable[[TierNews], None],
+) -> OpenTiers:
+    """`pool` is the device's, `uint8[num_blocks, block_bytes]`. Whatever is wrong with a tier ends up in its note."""
+    block_bytes = pool.shape[1]
+    host_bytes = _host_bytes(config, pool)
+    if host_bytes < block_bytes:
+        is_off = config.host_cache == 0
+        note = "" if is_off else f"{format_byte_size(host_bytes)} hold no block of {block_bytes} bytes; give it more"
+        return OpenTiers(host_note=note, disk_note="" if is_off else "the disk tier needs a host tier")
+    try:
+        slab = HostSlab(host_bytes // block_bytes, block_bytes, pool.device, progress)
+    except TierError as error:
+        _log.error("no host tier", extra=logs.fields(reason=str(error)))
+        return OpenTiers(host_note=str(error), disk_note="the disk tier needs a host tier")
+    disk, disk_note = _open_disk(config, namespace, block_bytes)
+    executor = TierExecutor(pool, slab, disk, on_result=tell, on_events=tell, on_fault=tell)
+    _log.info(
+        "tiers open",
+        extra=logs.fields(
+            host_slots=slab.num_slots,
+            host_bytes=slab.num_bytes,
+            pinned=slab.is_pinned,
+            disk=str(_directory(config)) if disk is not None else "none",
+            disk_bytes=disk.cap_bytes if disk is not None else 0,
+        ),
+    )
+    return OpenTiers(
+        executor=executor,
+        num_host_slots=slab.num_slots,
+        host_is_pinned=slab.is_pinned,
+        disk_id=disk.disk_id if disk is not None else b"",
+        disk_capacity_bytes=disk.cap_bytes if disk is not None else 0,
+        host_note=slab.pin_failure or "",
+        disk_note=disk_note,
+    )
+
+
+def _open_disk(config: WorkerConfig, namespace: bytes, block_bytes: int) -> tuple[DiskTier | None, str]:
+    """The tier, or why there is none; both empty where it is switched off."""
+    directory = _directory(config)
+    try:
+        cap_bytes = _disk_bytes(config, directory)
+        if not cap_bytes:
+            return None, ""
+        disk = DiskTier.open(
+            directory,
+            namespace=namespace,
+            block_bytes=block_bytes,
+            cap_bytes=cap_bytes,
+            tenant_cap_bytes=config.tenant_disk_cache,
+        )
+    except (TierError, OSError) as error:
+        _log.error("no disk tier", extra=logs.fields(directory=str(directory), reason=str(error)))
+        return None, str(error)
+    return disk, ""
+
+
+def _directory(config: WorkerConfig) -> Path:
+    return config.cache_dir or Path.home() / ".cache" / "tiercel" / "kv"
+
+
+def _host_bytes(config: WorkerConfig, pool: torch.Tensor) -> int:
+    """As much as the device's pool, within an eighth of the memory that is there."""
+    if config.host_cache is not None:
+        return config.host_cache
+    return min(pool.numel(), psutil.virtual_memory().available // 8, _MAX_DEFAULT_HOST_BYTES)
+
+
+def _disk_bytes(config: WorkerConfig, directory: Path) -> int:
+    """A tenth of the space that is there, within a limit."""
+    if config.disk_cache is not None:
+        return config.disk_cache
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    return min(shutil.disk_usage(existing).free // 10, _MAX_DEFAULT_DISK_BYTES)
