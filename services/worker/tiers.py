@@ -1,5 +1,6 @@
 """Opens the tiers below one worker's device pool. A tier that cannot be had is said, and done without."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,7 +100,10 @@ def _open_disk(config: WorkerConfig, namespace: bytes, block_bytes: int) -> tupl
 
 
 def _directory(config: WorkerConfig) -> Path:
-    return config.cache_dir or Path.home() / ".cache" / "tiercel" / "kv"
+    """By default as the XDG base directory specification has it."""
+    if config.cache_dir is not None:
+        return config.cache_dir
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiercel" / "kv"
 
 
 def _host_bytes(config: WorkerConfig, pool: torch.Tensor) -> int:
