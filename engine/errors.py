@@ -45,6 +45,10 @@ class Cancelled(InferError):
     """The client went away or cancelled the call."""
 
 
+class TierFull(InferError):
+    """A tier of the cache has no room for what was asked of it."""
+
+
 class WorkerLost(InferError):
     """The process that ran the request died, or none is there. Safe to send again."""
 

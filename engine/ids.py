@@ -13,3 +13,9 @@ StepId = NewType("StepId", int)
 
 BlockKey = NewType("BlockKey", bytes)
 """32 bytes that name the content of a full block; see `engine.blocks.keys`."""
+
+HostSlot = NewType("HostSlot", int)
+"""Index of a record in the host tier's slab."""
+
+TransferId = NewType("TransferId", int)
+"""Number of a transfer between tiers, from 1; never used twice by one scheduler."""

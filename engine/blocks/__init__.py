@@ -1,1 +1,1 @@
-"""Which block holds what: keys, the device pool, tickets. Standard library only."""
+"""Which block holds what: keys, the device pool, host slots, the disk's mirror, tickets. Standard library only."""

@@ -1,11 +1,16 @@
 """The live requests of a scheduler, from acceptance to their last event."""
 
+from collections.abc import Container
+
+from engine.blocks.disk import DiskMirror
 from engine.errors import InferError
+from engine.ids import BlockKey
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.deadlines import Deadlines
 from engine.scheduling.figures import CompletionRate, Counters
 from engine.scheduling.live_request import LiveRequest
 from engine.scheduling.queue import WaitingQueue
+from engine.scheduling.rates import Rates
 from engine.scheduling.request import (
     CachedTokens,
     Event,
@@ -26,11 +31,20 @@ class RequestBook:
     Each choice of a live request is in one place: not spawned, in the queue, or in the batch.
     """
 
-    def __init__(self, config: SchedulerConfig) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        rates: Rates,
+        disk: DiskMirror | None = None,
+        kept: Container[BlockKey] = (),
+    ) -> None:
         self._config = config
+        self._rates = rates
+        self._disk = disk
+        self._kept = kept
         self.requests: dict[str, LiveRequest] = {}
         self.queue = WaitingQueue()
-        self.batch = RunningBatch(config)
+        self.batch = RunningBatch(config, rates, disk, kept)
         self.deadlines = Deadlines(self.requests)
         self.events: list[Event] = []
         self.counters = Counters()
@@ -39,8 +53,8 @@ class RequestBook:
         """Live requests of which nothing has been planned."""
         self._num_arrivals = 0
 
-    def accept(self, request: Request, now_ns: int) -> None:
-        """Queue a request that `engine.scheduling.door` has let in."""
+    def accept(self, request: Request, now_ns: int) -> Sequence:
+        """Queue a request that `engine.scheduling.door` has let in. Returns the choice that leads."""
         live = LiveRequest(request, self._num_arrivals, now_ns)
         leader = live.spawn(self._config)
         self._num_arrivals += 1
@@ -48,21 +62,29 @@ class RequestBook:
         self.num_unstarted += 1
         self.queue.push(leader)
         self.deadlines.add(live)
+        return leader
 
-    def on_admitted(self, sequence: Sequence, now_ns: int) -> None:
-        """A sequence has moved from the queue to the batch."""
+    def on_introduced(self, sequence: Sequence, now_ns: int) -> None:
+        """A sequence that has moved from the queue to the batch is planned for the first time."""
         live = sequence.request
         if not live.has_started:
-            num_hit_tokens = sequence.num_scheduled
+            cached = sequence.cached
             self.counters.num_lookup_tokens += len(sequence.token_ids)
-            self.counters.num_hit_tokens += num_hit_tokens
-            self._start(live, num_hit_tokens, now_ns)
+            self.counters.num_hit_tokens += cached.total
+            self.counters.num_host_hit_tokens += cached.host
+            self.counters.num_disk_hit_tokens += cached.disk
+            self._start(live, cached, now_ns)
         self._settle_fork(live, sequence.index)
+
+    def requeue(self, sequence: Sequence) -> None:
+        """Out of the batch and back to its place in the queue."""
+        self.batch.vacate(sequence)
+        self.queue.push(sequence)
 
     def preempt(self, sequence: Sequence) -> None:
         """Back to the queue. Its output is kept; what it had computed is computed again, or found in the cache."""
-        self.batch.vacate(sequence)
-        self.queue.push(sequence)
+        self.batch.note_preempted(sequence)
+        self.requeue(sequence)
         sequence.request.num_preemptions += 1
         self.counters.num_preemptions += 1
 
@@ -93,7 +115,7 @@ class RequestBook:
             self.events = [event for event in self.events if not _is_of_choice(event, live, index)]
         else:
             if not live.has_started:
-                self._start(live, 0, now_ns)
+                self._start(live, CachedTokens(), now_ns)
             times = live.times(now_ns) if live.is_over else None
             self.events.append(Finished(live.request.request_id, index, reason, stop_token_id, times))
         if live.is_over:
@@ -128,18 +150,20 @@ class RequestBook:
     def reset_batch(self) -> None:
         """All content of the pool is void. No sequence runs and no step is in flight any more."""
         assert not self.batch.sequences
-        self.batch = RunningBatch(self._config)
+        self.batch = RunningBatch(self._config, self._rates, self._disk, self._kept)
         for sequence in self.queue.first(len(self.queue)):
             sequence.retry_at = 0
 
-    def _start(self, live: LiveRequest, num_hit_tokens: int, now_ns: int) -> None:
+    def _start(self, live: LiveRequest, cached: CachedTokens, now_ns: int) -> None:
         live.first_planned_ns = now_ns
         self.num_unstarted -= 1
-        self.events.append(Started(live.request.request_id, CachedTokens(device=num_hit_tokens)))
+        self.events.append(Started(live.request.request_id, cached))
 
     def _remove(self, sequence: Sequence) -> None:
         if sequence.slot is None:
             self.queue.remove(sequence)
+            if sequence.fetch is not None:
+                sequence.fetch.leave()
         else:
             self.batch.vacate(sequence)
 

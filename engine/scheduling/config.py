@@ -33,6 +33,44 @@ class SchedulerConfig:
     """Waiting sequences that one plan looks at."""
     max_skips: int = 64
     """Sequences that may pass the first of the queue while it does not fit; then all others wait for it."""
+    num_host_slots: int = 0
+    """Records that the host tier holds. 0: there is nothing below the device, neither host nor disk; and without
+    `prefix_cache` neither is used."""
+    block_bytes: int = 0
+    """Size of one record. Needed with a host tier."""
+    has_disk: bool = False
+    host_tenant_cap_bytes: int = 0
+    """What a tenant with a name may hold in the host tier; 0: no cap."""
+    pinned_fraction: float = 0.5
+    """Part of the host tier that pinned prefixes may take."""
+    spill_ahead_fraction: float = 0.25
+    """Part of the device pool that is kept free, or saved below, ahead of need."""
+    persist_ahead_fraction: float = 0.25
+    """The same for the host tier and the disk."""
+    spill_budget_bytes: int = 64 << 20
+    """In flight at most; one block always is allowed."""
+    persist_budget_bytes: int = 64 << 20
+    fetch_budget_bytes: int = 128 << 20
+    max_transfer_blocks: int = 64
+    """Rows of one transfer. Its result comes when all of it is done."""
+    min_fetch_blocks: int = 2
+    """Shorter runs on disk are computed."""
+    max_fetch_loss: float = 0.1
+    """What waiting for a fetch in vain may cost at most, as a part of the time that computing all would take."""
+    fetch_timeout_ns: int = 10_000_000_000
+    """After which the worker stops trying. Nobody waits that long; see `max_fetch_loss`."""
+    store_timeout_ns: int = 10_000_000_000
+    """The same for spills and persists, for which nobody waits at all."""
+    min_load_wait_ns: int = 50_000_000
+    """A load is waited for as long as computing its blocks would take, and at least this long."""
+    max_load_wait_ns: int = 5_000_000_000
+    assumed_prefill_tokens_per_s: float = 2000.0
+    """Until it is measured, as the three below."""
+    assumed_load_bytes_per_s: float = 4e9
+    assumed_fetch_bytes_per_s: float = 0.7e9
+    assumed_transfer_latency_ns: int = 1_000_000
+    measurement_lifetime_ns: int = 60_000_000_000
+    """A bandwidth that has not been measured for so long is assumed anew: a disk that was slow gets another chance."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -43,10 +81,22 @@ class SchedulerConfig:
             "max_waiting",
             "plans_in_flight",
             "max_scan",
+            "max_transfer_blocks",
+            "min_fetch_blocks",
+            "fetch_timeout_ns",
+            "store_timeout_ns",
+            "min_load_wait_ns",
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("rope_length_dependent_from", "headroom_blocks_per_sequence", "max_skips"):
+        for name in (
+            "rope_length_dependent_from",
+            "headroom_blocks_per_sequence",
+            "max_skips",
+            "num_host_slots",
+            "host_tenant_cap_bytes",
+            "max_fetch_loss",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.max_model_tokens < 2:
@@ -56,8 +106,35 @@ class SchedulerConfig:
                 f"max_model_tokens is {self.max_model_tokens}, but the pool holds {self.num_blocks} blocks of "
                 f"{self.block_size} tokens = {self.num_blocks * self.block_size}; lower it or enlarge the pool"
             )
+        if self.num_host_slots and self.block_bytes < 1:
+            raise ConfigError(
+                f"block_bytes is {self.block_bytes}, but there are {self.num_host_slots} host slots; "
+                "say how large a block is, or set num_host_slots to 0"
+            )
+        if self.has_disk and not self.num_host_slots:
+            raise ConfigError(
+                "has_disk is set, but num_host_slots is 0; blocks reach the disk through host slots only. "
+                "Give the host tier memory, or switch the disk off"
+            )
+        for name in ("pinned_fraction", "spill_ahead_fraction", "persist_ahead_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
         if len(self.namespace) != KEY_BYTES:
             raise ConfigError(f"namespace has {len(self.namespace)} bytes; it must have {KEY_BYTES}")
+
+    @property
+    def has_host(self) -> bool:
+        """Whether anything below the device is used."""
+        return self.num_host_slots > 0 and self.prefix_cache
+
+    @property
+    def max_host_slots_per_tenant(self) -> int:
+        """0: no cap. A cap below one record still leaves one."""
+        return max(1, self.host_tenant_cap_bytes // self.block_bytes) if self.host_tenant_cap_bytes else 0
+
+    @property
+    def max_pinned_blocks(self) -> int:
+        return int(self.num_host_slots * self.pinned_fraction) if self.has_host else 0
 
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)

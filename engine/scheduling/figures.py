@@ -1,7 +1,9 @@
 """What a scheduler says of its load and of what it has done."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from engine.scheduling.plan import TransferFailure, TransferKind
 
 _NUM_COMPLETIONS = 64
 _FALLBACK_S = 1.0
@@ -29,13 +31,62 @@ class SchedulerFigures:
     num_lookup_tokens: int
     """Prompt tokens that were looked up in the prefix cache when a request started."""
     num_hit_tokens: int
-    """Those of them that were found."""
+    """Those of them that were found, in any tier."""
     num_preemptions: int
     num_completed: int
     """Requests that finished."""
     num_refused: int
     """Requests that ended with an error after they were accepted."""
     num_cancelled: int
+    tiers: "TiersFigures | None" = None
+    """None: there is nothing below the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class TierFigures:
+    """Counted in blocks where nothing else is said. The counters at the end only grow."""
+
+    num_blocks: int
+    """Capacity; 0 for the disk, which keeps its own limits."""
+    num_used: int
+    """Blocks with content."""
+    num_pinned: int
+    """Those of them that belong to pinned prefixes."""
+    num_clean: int
+    """Blocks that can be handed out at once without a loss."""
+    num_hit_tokens: int
+    """Tokens that requests found here and in no nearer tier, of the scheduler's `num_lookup_tokens`."""
+    num_evictions: int
+    num_lost: int
+    """Evictions of blocks that were to be saved below, and were not yet."""
+
+
+@dataclass(slots=True)
+class MoveFigures:
+    """What one kind of transfer has done. All of it only grows; bandwidth is `num_bytes / copy_ns`."""
+
+    num_transfers: int = 0
+    num_blocks: int = 0
+    """Moved, those of failed transfers that were done included."""
+    num_bytes: int = 0
+    wait_ns: int = 0
+    copy_ns: int = 0
+    num_failures: int = 0
+    failures: dict[TransferFailure, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TiersFigures:
+    block_bytes: int
+    device: TierFigures
+    host: TierFigures
+    disk: TierFigures
+    moves: dict[TransferKind, MoveFigures]
+    num_in_flight: int
+    """Transfers whose results are outstanding."""
+    num_abandoned_fetches: int
+    """Waits that were ended because computing had become cheaper."""
+    num_late_loads: int
 
 
 @dataclass(slots=True)
@@ -46,6 +97,8 @@ class Counters:
     num_computed_tokens: int = 0
     num_lookup_tokens: int = 0
     num_hit_tokens: int = 0
+    num_host_hit_tokens: int = 0
+    num_disk_hit_tokens: int = 0
     num_preemptions: int = 0
     num_completed: int = 0
     num_refused: int = 0

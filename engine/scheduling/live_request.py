@@ -36,6 +36,8 @@ class LiveRequest:
         self.first_token_ns: int | None = None
         self.num_preemptions = 0
         self.num_prefill_chunks = 0
+        self.fetch_ns = 0
+        self.load_ns = 0
 
     @property
     def has_started(self) -> bool:
@@ -70,6 +72,8 @@ class LiveRequest:
             decode_ns=now_ns - first_token,
             preemptions=self.num_preemptions,
             prefill_chunks=self.num_prefill_chunks,
+            fetch_ns=self.fetch_ns,
+            load_ns=self.load_ns,
         )
 
     def _sampling_of(self, index: int) -> SamplingParams:

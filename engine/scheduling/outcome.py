@@ -6,13 +6,14 @@ from engine.ids import SeqSlot
 from engine.logprobs import Logprobs
 from engine.scheduling.book import RequestBook
 from engine.scheduling.plan import StepResult
+from engine.scheduling.rates import Rates
 from engine.scheduling.request import FinishReason, PromptScored, TokenEvent
 from engine.scheduling.scores import iter_scores
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.step import StepInFlight
 
 
-def apply_outcome(book: RequestBook, step: StepInFlight, result: StepResult, now_ns: int) -> None:
+def apply_outcome(book: RequestBook, rates: Rates, step: StepInFlight, result: StepResult, now_ns: int) -> None:
     """Advance the sequences of a step, publish the blocks that it filled, end what is complete.
 
     Rows whose sequence has left its slot since then are void; their tokens are dropped. Raises WorkerLost when
@@ -21,6 +22,7 @@ def apply_outcome(book: RequestBook, step: StepInFlight, result: StepResult, now
     if len(result.slots) != len(result.token_ids):
         raise WorkerLost(f"Step {result.step_id} has {len(result.slots)} slots but {len(result.token_ids)} tokens")
     batch, events, work = book.batch, book.events, step.plan.work
+    rates.add_step(work, result)
     sampled = dict(zip(result.slots, result.token_ids, strict=True))
     scores = _take_scores(step, result) if result.logprob_slots else {}
     for i, sequence in enumerate(step.sequences):

@@ -1,11 +1,14 @@
-"""What crosses between scheduler and worker, as plain data: a step plan one way, its result the other.
+"""What crosses between scheduler and worker, as plain data: plans and transfers one way, their results the other.
 
 Plans are handled in the order of their ids. Within a plan the order is: released slots, new sequences, work.
+Transfers lie between plans in the order in which they were sent. A copy from or to the device waits until every earlier
+plan has been computed; results come in any order.
 """
 
+import enum
 from dataclasses import dataclass, field
 
-from engine.ids import BlockId, SeqSlot, StepId
+from engine.ids import BlockId, BlockKey, HostSlot, SeqSlot, StepId, TransferId
 from engine.logprobs import Logprobs
 from engine.sampling import SamplingParams
 
@@ -89,3 +92,64 @@ class StepResult:
     logprob_positions: list[int] = field(default_factory=list)
     logprobs: Logprobs = field(default_factory=Logprobs)
     timings: StepTimings = field(default_factory=StepTimings)
+
+
+class TransferKind(enum.Enum):
+    SPILL = "spill"
+    """Device to host."""
+    LOAD = "load"
+    """Host to device."""
+    PERSIST = "persist"
+    """Host to disk."""
+    FETCH = "fetch"
+    """Disk to host."""
+
+
+class TransferFailure(enum.Enum):
+    MISSING = "missing"
+    CORRUPT = "corrupt"
+    FULL = "full"
+    IO_ERROR = "io_error"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Row i: move the block with the key `keys[i]`. All of it is in flight until the one result comes."""
+
+    transfer_id: TransferId
+    kind: TransferKind
+    keys: list[BlockKey]
+    block_ids: list[BlockId]
+    """Empty for PERSIST and FETCH, which do not touch the device."""
+    host_slots: list[HostSlot]
+    depths: list[int]
+    """Positions of the blocks in their chains. Rows come in rising order."""
+    tenant: str
+    """Whose blocks a PERSIST stores; empty: nobody's in particular."""
+    timeout_ns: int
+    """From receipt. Rows that are not done by then are not done at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferResult:
+    """Rows are done in order: the first `num_done` are good, the others hold nothing of use."""
+
+    transfer_id: TransferId
+    num_done: int
+    failure: TransferFailure | None = None
+    """Why row `num_done` was not done; None when all were."""
+    num_bytes: int = 0
+    wait_ns: int = 0
+    """From receipt to the first byte."""
+    copy_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TierEvents:
+    """What has become of keys on disk. May be told more than once."""
+
+    stored: list[BlockKey] = field(default_factory=list)
+    evicted: list[BlockKey] = field(default_factory=list)
+    corrupt: list[BlockKey] = field(default_factory=list)

@@ -12,14 +12,16 @@ from engine.scheduling.book import RequestBook
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.sequence import Sequence, rank_of
 from engine.scheduling.step import StepBuilder, StepInFlight
+from engine.scheduling.tiers import Tiers
 
 
 class Planner:
     """Turns the state of the queue and of the batch into step plans."""
 
-    def __init__(self, config: SchedulerConfig, book: RequestBook) -> None:
+    def __init__(self, config: SchedulerConfig, book: RequestBook, tiers: Tiers | None) -> None:
         self._config = config
         self._book = book
+        self._tiers = tiers
 
     def plan(self, step_id: StepId, now_ns: int) -> StepInFlight | None:
         """The next step, or None when there is nothing that can be computed now."""
@@ -41,11 +43,11 @@ class Planner:
         block_size = self._config.block_size
         prefills: list[Sequence] = []
         for sequence in tuple(self._book.batch.sequences):
-            if sequence.slot is None:
-                continue  # preempted for one of the rows before
+            if sequence.slot is None or sequence.load is not None:
+                continue  # preempted for one of the rows before, or not there yet
             num_total = len(sequence.token_ids) + sequence.num_pending
             num_scheduled = sequence.num_scheduled
-            if num_total - num_scheduled > 1:
+            if num_total - num_scheduled > 1 or not sequence.is_introduced:
                 prefills.append(sequence)
                 continue
             if num_total >= sequence.max_total or not step.budget_tokens:
@@ -78,7 +80,7 @@ class Planner:
 
     def _plan_prefills(self, step: StepBuilder, prefills: list[Sequence], may_admit: bool, now_ns: int) -> None:
         book, config = self._book, self._config
-        waiting = book.queue.first(config.max_scan) if may_admit and book.batch.has_free_slot else []
+        waiting = self._candidates(now_ns) if may_admit and step.budget_tokens else []
         blocked_head: Sequence | None = None
         for sequence in merge(prefills, waiting, key=rank_of):
             if not step.budget_tokens:
@@ -86,25 +88,42 @@ class Planner:
             if sequence.slot is None:
                 if blocked_head is not None and blocked_head.num_skips >= config.max_skips:
                     continue
-                if not self._admit(sequence, step, now_ns):
+                if not self._admit(sequence, now_ns):
                     blocked_head = blocked_head or sequence
                     continue
                 if blocked_head is not None:
                     blocked_head.num_skips += 1
+                if sequence.load is not None:
+                    continue
+            if not sequence.is_introduced:
+                book.on_introduced(sequence, now_ns)
+                step.introduce(sequence)
             num_missing = len(sequence.token_ids) - sequence.num_scheduled
             sequence.request.num_prefill_chunks += 1
             step.add(sequence, min(num_missing, step.budget_tokens))
 
-    def _admit(self, sequence: Sequence, step: StepBuilder, now_ns: int) -> bool:
+    def _candidates(self, now_ns: int) -> list[Sequence]:
+        """The waiting sequences that might be admitted now. Those that wait for a fetch stand back for a while."""
+        book, max_scan = self._book, self._config.max_scan
+        if not book.batch.has_free_slot:
+            return []
+        if self._tiers is None:
+            return book.queue.first(max_scan)
+        candidates, waits = book.queue.first_ready(max_scan)
+        for wait in waits:
+            self._tiers.on_blocked(wait, now_ns)
+        return candidates
+
+    def _admit(self, sequence: Sequence, now_ns: int) -> bool:
         batch = self._book.batch
-        if not batch.try_admit(sequence):
+        if not batch.try_admit(sequence, now_ns):
             # Prompts kept for forks are all that can be in the way when nothing runs.
             is_alone = not batch.sequences and not batch.pool.num_draining
-            if not (is_alone and batch.stop_all_sharing() and batch.try_admit(sequence)):
+            if not (is_alone and batch.stop_all_sharing() and batch.try_admit(sequence, now_ns)):
                 assert not is_alone, "the pool does not hold one whole sequence"
                 return False
         self._book.queue.remove(sequence)
         sequence.num_skips = 0
-        self._book.on_admitted(sequence, now_ns)
-        step.introduce(sequence)
+        if self._tiers is not None:
+            self._tiers.on_admitted(sequence, now_ns)
         return True

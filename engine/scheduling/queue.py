@@ -1,8 +1,12 @@
 """The sequences that wait for a slot."""
 
 from bisect import bisect_left, insort
+from typing import TYPE_CHECKING
 
 from engine.scheduling.sequence import Sequence, rank_of
+
+if TYPE_CHECKING:
+    from engine.scheduling.fetching import FetchWait
 
 
 class WaitingQueue:
@@ -27,6 +31,19 @@ class WaitingQueue:
         assert self._sequences[position] is sequence
         del self._sequences[position]
         self.num_tokens -= len(sequence.token_ids)
+
+    def first_ready(self, count: int) -> "tuple[list[Sequence], list[FetchWait]]":
+        """The first sequences that wait for no fetch, and the waits of those that stand between them."""
+        ready: list[Sequence] = []
+        waits: list[FetchWait] = []
+        for sequence in self._sequences:
+            if sequence.fetch is not None and sequence.fetch.is_waiting:
+                waits.append(sequence.fetch)
+                continue
+            ready.append(sequence)
+            if len(ready) == count:
+                break
+        return ready, waits
 
     def first(self, count: int) -> list[Sequence]:
         return self._sequences[:count]

@@ -40,7 +40,13 @@ class CachedTokens:
 
     device: int = 0
     host: int = 0
+    """Loaded from host memory, where they were already."""
     disk: int = 0
+    """Fetched from disk for this request."""
+
+    @property
+    def total(self) -> int:
+        return self.device + self.host + self.disk
 
 
 @dataclass(slots=True)
@@ -52,6 +58,11 @@ class RequestTimes:
     decode_ns: int = 0
     preemptions: int = 0
     prefill_chunks: int = 0
+    fetch_ns: int = 0
+    """Part of the queue time in which blocks were awaited from disk."""
+    load_ns: int = 0
+    """Time in a slot in which blocks were awaited from host memory: before the first token a part of the queue time,
+    after a preemption a part of the decode time."""
 
 
 @dataclass(frozen=True, slots=True)

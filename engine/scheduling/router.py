@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from engine.scheduling.request import Request
+from engine.scheduling.request import CachedTokens, Request
 from engine.scheduling.scheduler import Scheduler
 
 
@@ -14,7 +14,7 @@ class Router:
         """Sequences that a worker may have beyond the least loaded one and still be chosen for its cache."""
 
     def choose(self, request: Request, schedulers: Sequence[Scheduler]) -> int:
-        """The index of the scheduler to submit to: most hits, then least load, then the first.
+        """The index of the scheduler to submit to: most hits, weighed by tier, then least load, then the first.
 
         Load is counted in sequences, running and waiting; the caller passes at least one scheduler.
         """
@@ -24,4 +24,9 @@ class Router:
         candidates = [i for i, load in enumerate(loads) if load[0] <= limit]
         if len(candidates) == 1:
             return candidates[0]
-        return min(candidates, key=lambda i: (-schedulers[i].prefix_hit_tokens(request), loads[i], i))
+        return min(candidates, key=lambda i: (-_worth(schedulers[i].prefix_hits(request)), loads[i], i))
+
+
+def _worth(hits: CachedTokens) -> float:
+    """Cached tokens, those in a near tier for more than those in a far one."""
+    return hits.device + 0.75 * hits.host + 0.5 * hits.disk

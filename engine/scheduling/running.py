@@ -1,13 +1,21 @@
 """The sequences that hold a slot and blocks on the worker."""
 
 from bisect import bisect_left, insort
+from collections.abc import Container
+from itertools import groupby
 
-from engine.blocks.pool import BlockPool
+from engine.blocks.disk import DiskMirror
+from engine.blocks.residency import Residency, Run, Tier
 from engine.blocks.tickets import TicketRegistry
-from engine.ids import BlockId, SeqSlot
+from engine.ids import BlockId, BlockKey, HostSlot, SeqSlot
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.live_request import LiveRequest
+from engine.scheduling.rates import Rates
+from engine.scheduling.request import CachedTokens
 from engine.scheduling.sequence import Sequence, rank_of
+
+_Place = tuple[BlockId | None, HostSlot | None]
+"""The block on the device, or else the host slot."""
 
 
 class RunningBatch:
@@ -17,10 +25,26 @@ class RunningBatch:
     lacks room. Room for output is found as it is needed.
     """
 
-    def __init__(self, config: SchedulerConfig) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        rates: Rates,
+        disk: DiskMirror | None = None,
+        kept: Container[BlockKey] = (),
+    ) -> None:
         self._config = config
-        self.pool = BlockPool(config.num_blocks)
-        self.tickets = TicketRegistry(self.pool)
+        self._rates = rates
+        self._kept = kept
+        num_host_slots = config.num_host_slots if config.has_host else 0
+        self.residency = Residency(config.num_blocks, num_host_slots, disk, config.max_host_slots_per_tenant, kept)
+        self.pool = self.residency.pool
+        self.tickets = TicketRegistry(self.pool, self.residency.host)
+        self.loading: set[BlockKey] = set()
+        """Keys that are being loaded for some sequence; others wait for them rather than load them twice."""
+        self.to_spill: list[BlockKey] = []
+        """What preempted sequences had computed."""
+        self.to_write_through: list[BlockKey] = []
+        """What a second request has hit, or is pinned and was just computed."""
         self.sequences: list[Sequence] = []
         """By rank, best first."""
         self._free_slots = [SeqSlot(i) for i in reversed(range(config.max_seqs))]
@@ -31,10 +55,11 @@ class RunningBatch:
     def has_free_slot(self) -> bool:
         return bool(self._free_slots)
 
-    def try_admit(self, sequence: Sequence) -> bool:
+    def try_admit(self, sequence: Sequence, now_ns: int) -> bool:
         """Give the sequence a slot and the blocks of all its known tokens, if both are there.
 
-        Blocks that already hold its first tokens are shared; at least its last token is left to compute.
+        Blocks that already hold its first tokens are shared; at least its last token is left to compute. Where
+        `sequence.to_load` names blocks afterwards, the caller has them loaded, and then lets it go on.
         """
         config, pool = self._config, self.pool
         if not self._free_slots:
@@ -44,19 +69,50 @@ class RunningBatch:
         # At least one block is new. Looking up the others is what costs, with a long prompt.
         if headroom >= pool.num_allocatable or pool.num_openings < sequence.retry_at:
             return False
-        hits = self._longest_hit(sequence)
+        located = self._locate_hit(sequence, now_ns)
+        if located is None:
+            sequence.retry_at = pool.num_openings + 1
+            return False
+        hits = [block for block, _ in located if block is not None]
         num_new = config.num_blocks_for(len(sequence.token_ids)) - len(hits)
         num_missing = num_new - (pool.num_allocatable - pool.num_allocatable_among(hits))
         if num_missing + headroom > 0:
             sequence.retry_at = pool.num_openings + max(num_missing, 0)
             return False
         pool.acquire(hits)
-        sequence.blocks = hits + pool.allocate(num_new)
+        blocks = pool.allocate(num_new)
+        if len(hits) == len(located):
+            sequence.blocks = hits + blocks
+        else:
+            new_blocks = iter(blocks)
+            sequence.blocks = [next(new_blocks) if block is None else block for block, _ in located]
+            sequence.to_load = [(i, slot) for i, (_, slot) in enumerate(located) if slot is not None]
+            sequence.blocks += new_blocks
         sequence.slot = self._free_slots.pop()
-        sequence.num_sent_blocks = sequence.num_published = len(hits)
-        sequence.num_computed = sequence.num_scheduled = len(hits) * config.block_size
+        sequence.num_hit_blocks = len(located)
         insort(self.sequences, sequence, key=rank_of)
+        if self.residency.host is not None and not sequence.request.has_started:
+            self.to_write_through += sequence.chain.keys[: len(located)]
+        if not sequence.to_load:
+            self.go_on_from(sequence, len(located))
         return True
+
+    def go_on_from(self, sequence: Sequence, num_blocks: int) -> None:
+        """The sequence's first blocks hold their content, and work can be planned for what is behind them."""
+        size = self._config.block_size
+        sequence.num_sent_blocks = sequence.num_published = num_blocks
+        sequence.num_computed = sequence.num_scheduled = num_blocks * size
+        cached = CachedTokens(device=num_blocks * size)
+        for index, _ in sequence.to_load:
+            if index >= num_blocks:
+                continue
+            cached.device -= size
+            if sequence.chain.keys[index] in sequence.fetched:
+                cached.disk += size
+            else:
+                cached.host += size
+        sequence.cached = cached
+        sequence.to_load = []
 
     def try_grow(self, sequence: Sequence) -> bool:
         """Append one block to the sequence's table, if one can be had."""
@@ -72,7 +128,8 @@ class RunningBatch:
         assert self.sequences[position] is sequence
         del self.sequences[position]
         self._free_slots.append(sequence.slot)
-        self._released_slots.append(sequence.slot)
+        if sequence.is_introduced:
+            self._released_slots.append(sequence.slot)
         self.pool.release(sequence.blocks)
         sequence.reset()
 
@@ -87,8 +144,11 @@ class RunningBatch:
         if num_full <= sequence.num_published or not self._config.prefix_cache:
             return
         sequence.chain.extend(sequence.token_ids)
+        keys, tenant = sequence.chain.keys, sequence.request.request.tenant
         for i in range(sequence.num_published, num_full):
-            self.pool.publish(sequence.blocks[i], sequence.chain.keys[i])
+            self.pool.publish(sequence.blocks[i], keys[i], i, tenant)
+            if keys[i] in self._kept:
+                self.to_write_through.append(keys[i])
         sequence.num_published = num_full
 
     def share_prompt(self, leader: Sequence) -> None:
@@ -113,7 +173,16 @@ class RunningBatch:
             self.stop_sharing(live)
         return bool(sharing)
 
-    def _longest_hit(self, sequence: Sequence) -> list[BlockId]:
+    def note_preempted(self, sequence: Sequence) -> None:
+        """What the sequence has computed shall go down, as it is about to lose its blocks."""
+        if self.residency.host is not None:
+            self.to_spill += sequence.chain.keys[: sequence.num_published]
+
+    def _locate_hit(self, sequence: Sequence, now_ns: int) -> list[_Place] | None:
+        """Where the sequence's first blocks are, as far as it is worth bringing them.
+
+        None: some of them are just being loaded for another sequence.
+        """
         block_size = self._config.block_size
         max_blocks = (len(sequence.token_ids) - 1) // block_size
         live = sequence.request
@@ -121,9 +190,27 @@ class RunningBatch:
             # The logits of every prompt position are wanted; those that have been scored may come from the cache.
             assert live.prompt_scores is not None
             max_blocks = min(max_blocks, len(live.prompt_scores) // block_size)
-        shared = live.shared_blocks[:max_blocks]
+        shared: list[_Place] = [(block, None) for block in live.shared_blocks[:max_blocks]]
         if not self._config.prefix_cache:
             return shared
         sequence.chain.extend(sequence.token_ids)
-        cached = self.pool.longest_prefix(sequence.chain.keys, max_blocks)
-        return cached if len(cached) > len(shared) else shared
+        keys = sequence.chain.keys
+        if self.residency.host is None:
+            places: list[_Place] = [(block, None) for block in self.pool.longest_prefix(keys, max_blocks)]
+        else:
+            places = self.residency.locate(keys, max_blocks)
+            if any(block is None for block, _ in places):
+                del places[self._rates.worthwhile_blocks(_runs_of(places), now_ns) :]
+                if any(block is None and keys[i] in self.loading for i, (block, _) in enumerate(places)):
+                    return None
+        return places if len(places) > len(shared) else shared
+
+
+def _runs_of(places: list[_Place]) -> list[Run]:
+    runs: list[Run] = []
+    start = 0
+    for is_on_host, run in groupby(places, key=lambda place: place[0] is None):
+        count = sum(1 for _ in run)
+        runs.append(Run(Tier.HOST if is_on_host else Tier.DEVICE, start, count))
+        start += count
+    return runs

@@ -11,28 +11,42 @@ worker and results back, and delivers the events. All calls come from one thread
 
 from collections import deque
 from collections.abc import Collection
+from collections.abc import Sequence as Keys
 
-from engine.errors import DeadlinePassed, InferError, WorkerLost
-from engine.ids import SeqSlot, StepId
+from engine.blocks.disk import DiskMirror
+from engine.blocks.residency import Tier
+from engine.errors import DeadlinePassed, InferError, TierFull, WorkerLost
+from engine.ids import BlockKey, SeqSlot, StepId
 from engine.scheduling.book import RequestBook
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.door import check_load, check_request, completed_by_resume
 from engine.scheduling.figures import SchedulerFigures
 from engine.scheduling.live_request import LiveRequest, key_chain
 from engine.scheduling.outcome import apply_outcome
-from engine.scheduling.plan import StepPlan, StepResult
+from engine.scheduling.pins import Pins
+from engine.scheduling.plan import StepPlan, StepResult, TierEvents, Transfer, TransferResult
 from engine.scheduling.planner import Planner
+from engine.scheduling.rates import Rates
 from engine.scheduling.request import CachedTokens, Event, Finished, FinishReason, Request, RequestTimes, Started
 from engine.scheduling.step import StepInFlight
+from engine.scheduling.tiers import Tiers
 
 
 class Scheduler:
     """Decides for one worker session what runs next. See `engine.scheduling.planner` for the policy."""
 
-    def __init__(self, config: SchedulerConfig) -> None:
+    def __init__(self, config: SchedulerConfig, disk: DiskMirror | None = None) -> None:
+        """`disk` is shared by the schedulers of workers that share one; with `has_disk` and none given, it is made."""
         self.config = config
-        self._book = RequestBook(config)
-        self._planner = Planner(config, self._book)
+        self._rates = Rates(config)
+        self._pins = Pins(config.max_pinned_blocks)
+        if not config.has_disk:
+            disk = None
+        elif disk is None:
+            disk = DiskMirror()
+        self._book = RequestBook(config, self._rates, disk, self._pins.num_names)
+        self._tiers = Tiers(config, self._rates, self._book, self._pins) if config.has_host else None
+        self._planner = Planner(config, self._book, self._tiers)
         self._in_flight: deque[StepInFlight] = deque()
         self._num_steps = 0
 
@@ -52,7 +66,9 @@ class Scheduler:
             )
             return
         check_load(self.config, self._book, now_ns)
-        self._book.accept(request, now_ns)
+        leader = self._book.accept(request, now_ns)
+        if self._tiers is not None:
+            self._tiers.on_queued(leader, now_ns)
 
     def cancel(
         self,
@@ -103,7 +119,7 @@ class Scheduler:
         step_id = self._in_flight[0].plan.step_id
         if result.step_id != step_id:
             raise WorkerLost(f"The worker answered step {result.step_id}, but step {step_id} was due")
-        apply_outcome(self._book, self._in_flight.popleft(), result, now_ns)
+        apply_outcome(self._book, self._rates, self._in_flight.popleft(), result, now_ns)
         self._sweep(now_ns)
 
     def take_events(self) -> list[Event]:
@@ -119,7 +135,8 @@ class Scheduler:
         wanted = frozenset(slots)
         step = next((step for step in self._in_flight if step.plan.step_id == step_id), None)
         if step is None:
-            hit = [sequence for sequence in self._book.batch.sequences if sequence.slot in wanted]
+            running = self._book.batch.sequences
+            hit = [sequence for sequence in running if sequence.slot in wanted and sequence.is_introduced]
         else:
             rows = zip(step.sequences, step.epochs, step.plan.work.slots, strict=True)
             hit = [sequence for sequence, epoch, slot in rows if slot in wanted and sequence.epoch == epoch]
@@ -127,7 +144,8 @@ class Scheduler:
             self._book.refuse(live, error)
 
     def fail_all(self, error: InferError, now_ns: int) -> None:
-        """The worker session is over: every request that has started is refused, every block is void.
+        """The worker session is over: every request that has started is refused, every block and host slot is void,
+        and no transfer is in flight. What is on disk stays.
 
         Requests that have not started stay in the queue: take them with `take_waiting`, or go on with a new session
         of the same shape, whose steps count from 1 again.
@@ -136,7 +154,13 @@ class Scheduler:
             self._book.refuse(live, error)
         self._in_flight.clear()
         self._num_steps = 0
+        if self._tiers is not None:
+            for sequence in tuple(self._book.batch.sequences):
+                self._book.requeue(sequence)
+            self._tiers.void_session()
         self._book.reset_batch()
+        if self._tiers is not None:
+            self._tiers.begin_session(now_ns)
         self._sweep(now_ns)
 
     def take_waiting(self) -> list[Request]:
@@ -146,7 +170,11 @@ class Scheduler:
 
     def next_deadline_ns(self) -> int | None:
         """When to call `plan` even if nothing else happens."""
-        return self._book.deadlines.next_ns()
+        deadline_ns = self._book.deadlines.next_ns()
+        tier_ns = None if self._tiers is None else self._tiers.next_deadline_ns()
+        if deadline_ns is None or tier_ns is None:
+            return tier_ns if deadline_ns is None else deadline_ns
+        return min(deadline_ns, tier_ns)
 
     def prefix_hit_tokens(self, request: Request) -> int:
         """How many of the request's first tokens the device holds now. Changes nothing."""
@@ -158,9 +186,88 @@ class Scheduler:
         max_blocks = (len(token_ids) - 1) // self.config.block_size
         return len(self._book.batch.pool.longest_prefix(chain.keys, max_blocks)) * self.config.block_size
 
+    def prefix_hits(self, request: Request) -> CachedTokens:
+        """How many of the request's first tokens are in some tier now, each in its nearest. Changes nothing."""
+        hits = CachedTokens()
+        if not self.config.prefix_cache or request.sampling.prompt_logprobs is not None:
+            return hits
+        size = self.config.block_size
+        max_blocks = (len(request.prompt_token_ids) + len(request.resume_token_ids) - 1) // size
+        for run in self._book.batch.residency.longest_prefix(self.block_keys(request), max_blocks):
+            match run.tier:
+                case Tier.DEVICE:
+                    hits.device += run.count * size
+                case Tier.HOST:
+                    hits.host += run.count * size
+                case Tier.DISK:
+                    hits.disk += run.count * size
+        return hits
+
+    def block_keys(self, request: Request) -> list[BlockKey]:
+        """The keys of the request's full blocks, for `pin` and `write_through`."""
+        chain = key_chain(request, self.config)
+        chain.extend([*request.prompt_token_ids, *request.resume_token_ids])
+        return chain.keys
+
+    def take_transfers(self, now_ns: int) -> list[Transfer]:
+        """What is to be moved between the tiers now. The caller sends it in order, on the same stream as plans, and
+        passes each result to `apply_transfer`.
+
+        To be called before each plan is sent, and after a `plan` that gave None, before waiting for anything.
+        """
+        return [] if self._tiers is None else self._tiers.take_transfers(not self._book.requests, now_ns)
+
+    def apply_transfer(self, result: TransferResult, now_ns: int) -> None:
+        """Take in the result of a transfer, in any order.
+
+        Raises WorkerLost when it answers none in flight. The session is useless then: call `fail_all`.
+        """
+        if self._tiers is None:
+            raise WorkerLost(f"The worker answered transfer {result.transfer_id}, but there are no tiers")
+        self._tiers.apply_transfer(result, now_ns)
+        self._sweep(now_ns)
+
+    def apply_tier_events(self, events: TierEvents) -> None:
+        """What the worker says of its disk. The mirror follows; nothing else does."""
+        if self._tiers is not None:
+            self._tiers.apply_events(events)
+
+    def pin(self, name: str, keys: Keys[BlockKey]) -> None:
+        """Keep these blocks: what of them is in the host tier or gets there is not evicted, and all go to disk at once.
+
+        They need not be anywhere yet. Raises TierFull when there is no room; then nothing changes.
+        """
+        if self._tiers is None:
+            raise TierFull(f"{name!r} cannot be pinned: there is no host tier. Start with a host cache above 0")
+        self._tiers.pin(name, keys)
+
+    def unpin(self, name: str) -> None:
+        """A name that is not pinned is ignored."""
+        if self._tiers is not None:
+            self._tiers.unpin(name)
+
+    @property
+    def pinned_names(self) -> list[str]:
+        return self._pins.names
+
+    def write_through(self, keys: Keys[BlockKey]) -> None:
+        """Bring copies of these to the tiers below at once, as far as they are anywhere."""
+        if self._tiers is not None:
+            self._tiers.write_through(keys)
+
+    def begin_drain(self, now_ns: int, timeout_ns: int) -> None:
+        """The worker is about to leave: bring what is worth keeping to disk, while running requests go on."""
+        if self._tiers is not None:
+            self._tiers.begin_drain(now_ns + timeout_ns)
+
+    @property
+    def is_drained(self) -> bool:
+        """After `begin_drain`: nothing runs, and all that could be saved is, or the time for it is over."""
+        return self.is_idle and (self._tiers is None or self._tiers.is_drained)
+
     @property
     def is_idle(self) -> bool:
-        """No request is live and no result is outstanding."""
+        """No request is live and no step is outstanding. Transfers may be under way."""
         return not self._book.requests and not self._in_flight
 
     @property
@@ -191,6 +298,7 @@ class Scheduler:
             num_completed=counters.num_completed,
             num_refused=counters.num_refused,
             num_cancelled=counters.num_cancelled,
+            tiers=None if self._tiers is None else self._tiers.figures(),
         )
 
     def check_integrity(self) -> None:
@@ -216,11 +324,16 @@ class Scheduler:
             for block in blocks:
                 num_refs[block] += 1
         assert num_refs == batch.pool.reference_counts()
-        assert len(batch.tickets.open_tickets) == len(self._in_flight)
+        num_transfers = 0 if self._tiers is None else self._tiers.num_in_flight
+        assert len(batch.tickets.open_tickets) == len(self._in_flight) + num_transfers
+        if self._tiers is not None:
+            self._tiers.check_integrity()
 
     def _sweep(self, now_ns: int) -> None:
         for live in self._book.deadlines.take_passed(now_ns):
             self._book.refuse(live, _deadline_passed(live, now_ns))
+        if self._tiers is not None:
+            self._tiers.sweep(now_ns)
 
 
 def _deadline_passed(live: LiveRequest, now_ns: int) -> DeadlinePassed:

@@ -1,13 +1,17 @@
 """One choice of a request: its tokens, its blocks, and how far it has come."""
 
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 from engine.blocks.keys import KeyChain
-from engine.ids import BlockId, SeqSlot
+from engine.ids import BlockId, BlockKey, HostSlot, SeqSlot
 from engine.sampling import SamplingParams
+from engine.scheduling.request import CachedTokens
 
 if TYPE_CHECKING:
+    from engine.scheduling.fetching import FetchWait
     from engine.scheduling.live_request import LiveRequest
+    from engine.scheduling.loading import Load
 
 Rank = tuple[int, int, int]
 """(priority, arrival, choice): the one order that queue, plans and preemption share. Smaller goes first."""
@@ -25,11 +29,17 @@ class Sequence:
 
     __slots__ = (
         "blocks",
+        "cached",
         "chain",
         "epoch",
+        "fetch",
+        "fetched",
         "index",
+        "is_introduced",
+        "load",
         "max_total",
         "num_computed",
+        "num_hit_blocks",
         "num_pending",
         "num_prompt_tokens",
         "num_published",
@@ -41,6 +51,7 @@ class Sequence:
         "retry_at",
         "sampling",
         "slot",
+        "to_load",
         "token_ids",
     )
 
@@ -78,6 +89,20 @@ class Sequence:
         """Blocks whose keys are published, or were hits."""
         self.num_skips = 0
         """Sequences that passed this one while it headed the queue."""
+        self.is_introduced = False
+        """Whether the worker knows of it, in this stay in the batch."""
+        self.num_hit_blocks = 0
+        """Blocks that held content when it was admitted, or were to be loaded."""
+        self.to_load: list[tuple[int, HostSlot]] = []
+        """(index in `blocks`, source) of the blocks to be loaded, until the sequence can go on."""
+        self.cached = CachedTokens()
+        """What it did not have to compute in this stay."""
+        self.fetch: FetchWait | None = None
+        """Only in the queue: what is being fetched for it."""
+        self.fetched: AbstractSet[BlockKey] = frozenset()
+        """What was fetched for it before its admission."""
+        self.load: Load | None = None
+        """Only in the batch: nothing is planned for it until this is over."""
         self.retry_at = 0
         """The pool's `num_openings` below which another attempt to admit this one must fail."""
 
@@ -91,6 +116,11 @@ class Sequence:
         self.slot = None
         self.blocks = []
         self.num_sent_blocks = self.num_computed = self.num_scheduled = self.num_pending = self.num_published = 0
+        self.num_hit_blocks = 0
+        self.is_introduced = False
+        self.to_load = []
+        self.cached = CachedTokens()
+        self.load = None
         self.retry_at = 0
 
     def check_integrity(self, block_size: int) -> None:
@@ -99,6 +129,9 @@ class Sequence:
         assert self.num_scheduled <= len(self.blocks) * block_size
         assert self.num_sent_blocks <= len(self.blocks)
         assert (self.slot is None) == (not self.blocks)
+        assert self.slot is not None or (self.load is None and not self.is_introduced)
+        assert self.slot is None or self.fetch is None
+        assert self.load is None or (not self.is_introduced and not self.num_scheduled)
 
 
 def rank_of(sequence: Sequence) -> Rank:

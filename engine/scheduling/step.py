@@ -42,6 +42,8 @@ class StepBuilder:
     def introduce(self, sequence: Sequence) -> None:
         """Tell the worker of a sequence that was just admitted."""
         assert sequence.slot is not None
+        assert not sequence.is_introduced
+        sequence.is_introduced = True
         live = sequence.request
         sampling = sequence.sampling
         if sampling.prompt_logprobs is not None and not live.wants_prompt_scores:

@@ -24,6 +24,7 @@ from engine.errors import (
     ModelNotFound,
     Overloaded,
     PromptTooLong,
+    TierFull,
     WorkerLost,
 )
 
@@ -36,6 +37,7 @@ _CODES: dict[type[InferError], grpc.StatusCode] = {
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     Cancelled: grpc.StatusCode.CANCELLED,
+    TierFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     WorkerLost: grpc.StatusCode.UNAVAILABLE,
     Draining: grpc.StatusCode.UNAVAILABLE,
     ConfigError: grpc.StatusCode.FAILED_PRECONDITION,

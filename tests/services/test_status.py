@@ -15,6 +15,7 @@ from engine.errors import (
     ModelNotFound,
     Overloaded,
     PromptTooLong,
+    TierFull,
     WorkerLost,
 )
 from services.common.status import error_kind, error_of_kind, grpc_status
@@ -26,6 +27,7 @@ CODES = [
     (Overloaded("m", 2.5), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (DeadlinePassed("m"), grpc.StatusCode.DEADLINE_EXCEEDED),
     (Cancelled("m"), grpc.StatusCode.CANCELLED),
+    (TierFull("m"), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (WorkerLost("m"), grpc.StatusCode.UNAVAILABLE),
     (Draining("m"), grpc.StatusCode.UNAVAILABLE),
     (ConfigError("m"), grpc.StatusCode.FAILED_PRECONDITION),

@@ -1,0 +1,33 @@
+"""Which keys the disk of a host holds, as far as the scheduler knows."""
+
+from collections.abc import Iterable
+
+from engine.ids import BlockKey
+
+
+class DiskMirror:
+    """The keys of one namespace on one disk. Shared by the schedulers of all workers that share the disk.
+
+    The disk itself decides what it drops, so this may be out of date: a wrong yes costs a fetch that fails, a wrong no
+    a block that is computed again. Every operation may be repeated.
+    """
+
+    def __init__(self, keys: Iterable[BlockKey] = ()) -> None:
+        self._keys = set(keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, key: BlockKey) -> bool:
+        return key in self._keys
+
+    def add(self, keys: Iterable[BlockKey]) -> None:
+        """They are on the disk now."""
+        self._keys.update(keys)
+
+    def discard(self, keys: Iterable[BlockKey]) -> None:
+        """They are not on the disk, or not in a state to be read."""
+        self._keys.difference_update(keys)
+
+    def clear(self) -> None:
+        self._keys.clear()

@@ -1,0 +1,127 @@
+"""How fast things have been of late, and what follows: is it worth bringing a block, or better to compute it?"""
+
+from collections.abc import Callable, Sequence
+
+from engine.blocks.residency import Run, Tier
+from engine.scheduling.config import SchedulerConfig
+from engine.scheduling.plan import StepResult, TransferKind, Work
+
+_WEIGHT = 0.3
+"""Of the newest measurement, in moving averages."""
+_MIN_PREFILL_TOKENS = 32
+"""A step that computes fewer prompt tokens says more about its fixed cost than about their rate."""
+_MIN_COPY_BYTES = 1 << 16
+
+
+class _Average:
+    """An exponential moving average that starts from an assumption."""
+
+    def __init__(self, assumed: float) -> None:
+        self._assumed = assumed
+        self._value: float | None = None
+        self._measured_ns = 0
+
+    def add(self, value: float, now_ns: int) -> None:
+        self._value = value if self._value is None else self._value + _WEIGHT * (value - self._value)
+        self._measured_ns = now_ns
+
+    def value(self, now_ns: int, lifetime_ns: int) -> float:
+        """What was measured; once that is old, the better of it and the assumption, so that it is tried again."""
+        if self._value is None:
+            return self._assumed
+        return self._value if now_ns - self._measured_ns <= lifetime_ns else min(self._value, self._assumed)
+
+
+class Rates:
+    """Measured costs in nanoseconds: per prompt token computed, per byte moved, per transfer."""
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self._config = config
+        self._per_token_ns = 1e9 / config.assumed_prefill_tokens_per_s
+        self._has_prefill = False
+        assumed_bytes_per_s = {
+            TransferKind.LOAD: config.assumed_load_bytes_per_s,
+            TransferKind.FETCH: config.assumed_fetch_bytes_per_s,
+        }
+        self._per_byte_ns = {kind: _Average(1e9 / rate) for kind, rate in assumed_bytes_per_s.items()}
+        self._latency_ns = {kind: _Average(config.assumed_transfer_latency_ns) for kind in assumed_bytes_per_s}
+        self.queued_bytes = dict.fromkeys(TransferKind, 0)
+        """In flight, or about to be, by kind. Kept by whoever queues and opens transfers."""
+
+    def add_step(self, work: Work, result: StepResult) -> None:
+        """Learn the prefill rate, from steps that compute prompts above all."""
+        timings = result.timings
+        elapsed_ns = timings.end_ns - timings.start_ns
+        num_prefill = sum(count for count in work.num_tokens if count > 1)
+        floor = min(_MIN_PREFILL_TOKENS, self._config.max_batched_tokens // 2)
+        if elapsed_ns <= 0 or num_prefill < floor or 2 * num_prefill < work.total_tokens:
+            return
+        per_token_ns = elapsed_ns / num_prefill
+        weight = _WEIGHT if self._has_prefill else 1.0
+        self._per_token_ns += weight * (per_token_ns - self._per_token_ns)
+        self._has_prefill = True
+
+    def add_transfer(
+        self, kind: TransferKind, num_bytes: int, copy_ns: int, elapsed_ns: int, queued_bytes: int, now_ns: int
+    ) -> None:
+        """Learn from a transfer that moved something. `queued_bytes` lay before it when it was sent."""
+        if kind not in self._per_byte_ns or copy_ns <= 0 or num_bytes <= 0:
+            return
+        # A few bytes would say nothing of the bandwidth.
+        if num_bytes >= min(_MIN_COPY_BYTES, self._config.block_bytes):
+            self._per_byte_ns[kind].add(copy_ns / num_bytes, now_ns)
+        queue_ns = queued_bytes * self.per_byte_ns(kind, now_ns)
+        self._latency_ns[kind].add(max(0.0, elapsed_ns - copy_ns - queue_ns), now_ns)
+
+    def per_byte_ns(self, kind: TransferKind, now_ns: int) -> float:
+        return self._per_byte_ns[kind].value(now_ns, self._config.measurement_lifetime_ns)
+
+    def latency_ns(self, kind: TransferKind, now_ns: int) -> float:
+        """From sending a transfer to its result, copying and what lay before it aside."""
+        return self._latency_ns[kind].value(now_ns, self._config.measurement_lifetime_ns)
+
+    def compute_ns(self, num_tokens: int) -> float:
+        return num_tokens * self._per_token_ns
+
+    def move_ns(self, kind: TransferKind, num_blocks: int, now_ns: int) -> float:
+        """To bring so many blocks, one transfer after what is queued now."""
+        num_bytes = num_blocks * self._config.block_bytes + self.queued_bytes[kind]
+        return self.latency_ns(kind, now_ns) + num_bytes * self.per_byte_ns(kind, now_ns)
+
+    def worthwhile_blocks(self, runs: Sequence[Run], now_ns: int) -> int:
+        """How many leading blocks to bring, so that bringing them and computing the others takes the least time.
+
+        Runs count as a whole, since cost and gain of each grow with its length: a run that is dearer than computing it
+        is brought only if what lies behind it makes up for that.
+        """
+        bring_ns = self._bring_ns(now_ns)
+        best = 0
+        gain = best_gain = 0.0
+        for run in runs:
+            gain += self.compute_ns(run.count * self._config.block_size) - bring_ns(run)
+            if gain > best_gain:
+                best, best_gain = run.end, gain
+        return best
+
+    def _bring_ns(self, now_ns: int) -> Callable[[Run], float]:
+        has_queued: set[TransferKind] = set()
+
+        def move_ns(kind: TransferKind, run: Run) -> float:
+            whole_ns = self.move_ns(kind, run.count, now_ns)
+            if kind in has_queued:
+                whole_ns -= self.queued_bytes[kind] * self.per_byte_ns(kind, now_ns)
+            has_queued.add(kind)
+            return whole_ns
+
+        def bring_ns(run: Run) -> float:
+            match run.tier:
+                case Tier.DEVICE:
+                    return 0.0
+                case Tier.HOST:
+                    return move_ns(TransferKind.LOAD, run)
+                case Tier.DISK if run.count < self._config.min_fetch_blocks:
+                    return float("inf")
+                case Tier.DISK:
+                    return move_ns(TransferKind.FETCH, run) + move_ns(TransferKind.LOAD, run)
+
+        return bring_ns
