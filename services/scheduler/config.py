@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from services.common.byte_size import ByteSize
 from services.common.config import ServiceConfig
 from services.common.settings import setting
 
@@ -13,3 +14,5 @@ class SchedulerServiceConfig(ServiceConfig):
     prefix_cache: bool = setting("Share cached prefixes between requests.", True)
     plans_in_flight: int = setting("Step plans sent ahead of their results.", 2, minimum=1)
     worker_wait_s: float = setting("Seconds that a request waits for a worker that has gone away.", 30.0, minimum=0)
+    persist_timeout_s: float = setting("Seconds for bringing blocks to disk when a worker leaves.", 10.0, minimum=0)
+    tenant_host_cache: ByteSize | None = setting("What one tenant may take of the host tier; default: all.", None)

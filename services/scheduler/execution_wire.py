@@ -103,9 +103,7 @@ def transfer_result_from_wire(message: execution_pb2.TransferResult) -> Transfer
 
 
 def tier_events_from_wire(message: execution_pb2.TierEvents) -> TierEvents:
-    return TierEvents(
-        keys_from_wire(message.stored), keys_from_wire(message.evicted), keys_from_wire(message.corrupt)
-    )
+    return TierEvents(keys_from_wire(message.stored), keys_from_wire(message.evicted), keys_from_wire(message.corrupt))
 
 
 def result_from_wire(message: execution_pb2.StepResult) -> StepResult:
@@ -144,4 +142,5 @@ def scheduler_config(ready: execution_pb2.Ready, config: SchedulerServiceConfig)
         num_host_slots=ready.num_host_slots,
         block_bytes=ready.block_bytes,
         has_disk=bool(ready.disk_id),
+        host_tenant_cap_bytes=config.tenant_host_cache or 0,
     )

@@ -296,9 +296,9 @@ class WorkerLink:
         if scheduler is None:
             return
         while (plan := scheduler.plan(time.monotonic_ns())) is not None:
+            self._send_transfers(scheduler)
             self._outbox.put_nowait(plan_to_wire(plan, self._owner.client_id))
             self.counters.count_plan(plan)
-            self._send_transfers(scheduler)
         self._send_transfers(scheduler)
         events = scheduler.take_events()
         if events:
@@ -316,7 +316,7 @@ class WorkerLink:
         """Nothing runs any more: keep on disk what is worth keeping, then end the session."""
         if not self._is_persisting:
             self._is_persisting = True
-            scheduler.begin_drain(time.monotonic_ns())
+            scheduler.begin_drain(time.monotonic_ns(), int(self._config.persist_timeout_s * 1e9))
             self._send_transfers(scheduler)
         if scheduler.is_drained:
             self._outbox.put_nowait(None)

@@ -3,10 +3,11 @@
 import os
 import time
 
+from engine.scheduling.figures import SchedulerFigures, TiersFigures
 from services.common.server import ServiceHost
 from services.scheduler.dispatcher import Dispatcher
 from services.scheduler.link import WorkerLink
-from tiercel.v1 import common_pb2
+from tiercel.v1 import common_pb2, execution_pb2
 
 
 def service_rows(host: ServiceHost, dispatcher: Dispatcher) -> list[common_pb2.ServiceStatus]:
@@ -56,16 +57,55 @@ def _worker_row(link: WorkerLink) -> common_pb2.ServiceStatus:
             step_gap_p50_ns=gap_p50_ns,
             step_gap_p99_ns=gap_p99_ns,
             back_to_back_steps=link.counters.num_back_to_back,
-            tiers=[
-                common_pb2.TierStatus(
-                    tier="device",
-                    capacity_blocks=figures.num_blocks,
-                    in_use_blocks=figures.num_blocks_in_use,
-                    cached_blocks=figures.num_blocks_cached,
-                    lookup_tokens=figures.num_lookup_tokens,
-                    hit_tokens=figures.num_hit_tokens,
-                )
-            ],
+            tiers=_tier_rows(link, ready, figures),
+            moves=_move_rows(figures.tiers),
         )
     )
     return row
+
+
+def _tier_rows(link: WorkerLink, ready: execution_pb2.Ready, figures: SchedulerFigures) -> list[common_pb2.TierStatus]:
+    """A row for each tier that there is, and for one that was asked for and is not there."""
+    tiers = figures.tiers
+    device = common_pb2.TierStatus(
+        tier="device",
+        capacity_blocks=figures.num_blocks,
+        in_use_blocks=figures.num_blocks_in_use,
+        cached_blocks=figures.num_blocks_cached,
+        lookup_tokens=figures.num_lookup_tokens,
+        hit_tokens=figures.num_hit_tokens if tiers is None else tiers.device.num_hit_tokens,
+        evicted_blocks=0 if tiers is None else tiers.device.num_evictions,
+    )
+    rows = [device]
+    capacities = {"host": ready.num_host_slots, "disk": ready.disk_capacity_bytes // max(1, ready.block_bytes)}
+    for name, capacity in capacities.items():
+        note = link.tier_notes.get(name, "")
+        if not capacity and not note:
+            continue
+        row = common_pb2.TierStatus(tier=name, capacity_blocks=capacity, note=note)
+        if tiers is not None:
+            tier = tiers.host if name == "host" else tiers.disk
+            row.cached_blocks = tier.num_used
+            row.pinned_blocks = tier.num_pinned
+            row.evicted_blocks = tier.num_evictions
+            row.lookup_tokens = figures.num_lookup_tokens
+            row.hit_tokens = tier.num_hit_tokens
+        rows.append(row)
+    return rows
+
+
+def _move_rows(tiers: TiersFigures | None) -> list[common_pb2.MoveStatus]:
+    if tiers is None:
+        return []
+    return [
+        common_pb2.MoveStatus(
+            move=kind.value,
+            transfers=move.num_transfers,
+            blocks=move.num_blocks,
+            bytes=move.num_bytes,
+            copy_ns=move.copy_ns,
+            wait_ns=move.wait_ns,
+            failed_transfers=move.num_failures,
+        )
+        for kind, move in tiers.moves.items()
+    ]

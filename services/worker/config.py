@@ -46,7 +46,6 @@ class WorkerConfig(ServiceConfig):
     cache_dir: Path | None = setting(
         "Folder of the disk tier, on a local disk; default: tiercel/kv in the user's cache.", None
     )
-    tenant_host_cache: ByteSize | None = setting("What one tenant may take of the host tier; default: all.", None)
     tenant_disk_cache: ByteSize | None = setting("What one tenant may take of the disk tier; default: all.", None)
     max_batched_tokens: int = setting("Tokens that one step computes at most.", 2048, minimum=1)
     max_seqs: int = setting("Sequences that run at once.", 64, minimum=1)

@@ -70,7 +70,6 @@ class WorkerFacts:
     attention_backend: str
     rope_length_dependent_from_tokens: int
 
-
     num_host_slots: int
     host_is_pinned: bool
     disk_id: bytes

@@ -223,19 +223,19 @@ class TierStatus(_message.Message):
     def __init__(self, tier: _Optional[str] = ..., capacity_blocks: _Optional[int] = ..., in_use_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., lookup_tokens: _Optional[int] = ..., hit_tokens: _Optional[int] = ..., pinned_blocks: _Optional[int] = ..., evicted_blocks: _Optional[int] = ..., note: _Optional[str] = ...) -> None: ...
 
 class MoveStatus(_message.Message):
-    __slots__ = ("move", "transfers", "blocks", "bytes", "copy_ns", "wait_ns", "failed_blocks")
+    __slots__ = ("move", "transfers", "blocks", "bytes", "copy_ns", "wait_ns", "failed_transfers")
     MOVE_FIELD_NUMBER: _ClassVar[int]
     TRANSFERS_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     COPY_NS_FIELD_NUMBER: _ClassVar[int]
     WAIT_NS_FIELD_NUMBER: _ClassVar[int]
-    FAILED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_TRANSFERS_FIELD_NUMBER: _ClassVar[int]
     move: str
     transfers: int
     blocks: int
     bytes: int
     copy_ns: int
     wait_ns: int
-    failed_blocks: int
-    def __init__(self, move: _Optional[str] = ..., transfers: _Optional[int] = ..., blocks: _Optional[int] = ..., bytes: _Optional[int] = ..., copy_ns: _Optional[int] = ..., wait_ns: _Optional[int] = ..., failed_blocks: _Optional[int] = ...) -> None: ...
+    failed_transfers: int
+    def __init__(self, move: _Optional[str] = ..., transfers: _Optional[int] = ..., blocks: _Optional[int] = ..., bytes: _Optional[int] = ..., copy_ns: _Optional[int] = ..., wait_ns: _Optional[int] = ..., failed_transfers: _Optional[int] = ...) -> None: ...
