@@ -1,4 +1,4 @@
-"""The disk record: a header of 128 bytes, then the block's bytes, untouched. All records of a namespace are equal in size.
+"""The disk record: a header of 128 bytes, then the block's bytes, untouched; equal in size within a namespace.
 
     offset  bytes
          0      8  magic

@@ -7,6 +7,7 @@ become 32), hence the anonymous mapping that is registered with CUDA as it is.
 import mmap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -17,6 +18,7 @@ Progress = Callable[[int, int], None]
 """Bytes done, bytes in all."""
 
 _PIECE_BYTES = 256 << 20
+_cuda: Any = torch.cuda  # its functions have no annotations
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -69,7 +71,7 @@ class HostSlab:
     def close(self) -> None:
         """Let go of the memory. It returns to the system with the last view of it; no copy may be under way."""
         if self.is_pinned:
-            torch.cuda.cudart().cudaHostUnregister(self.tensor.data_ptr())
+            _cuda.cudart().cudaHostUnregister(self.tensor.data_ptr())
             self.is_pinned = False
         self.tensor = torch.empty(0, self.slot_bytes, dtype=torch.uint8)
         self._bytes = memoryview(b"")
@@ -77,7 +79,7 @@ class HostSlab:
 
     def _pin(self) -> None:
         try:
-            code = int(torch.cuda.cudart().cudaHostRegister(self.tensor.data_ptr(), self.num_bytes, 0))
+            code = int(_cuda.cudart().cudaHostRegister(self.tensor.data_ptr(), self.num_bytes, 0))
         except RuntimeError as error:
             self.pin_failure = f"cudaHostRegister of {self.num_bytes} bytes failed: {error}"
             return

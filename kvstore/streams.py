@@ -5,10 +5,12 @@ yet, a load would overwrite one that is still being read. Both directions theref
 been *confirmed* says nothing about the device.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+
+_cuda: Any = torch.cuda  # its classes have no annotations
 
 
 class CopyStream(Protocol):
@@ -56,10 +58,10 @@ class CudaStream:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = _cuda.Stream(device)
 
     def fence(self) -> object:
-        event = torch.cuda.Event()
+        event = _cuda.Event()
         event.record(torch.cuda.current_stream(self._device))
         return event
 
@@ -72,7 +74,7 @@ class CudaStream:
             target.copy_(source, non_blocking=True)
 
     def finish(self) -> None:
-        done = torch.cuda.Event(blocking=True)
+        done = _cuda.Event(blocking=True)
         done.record(self._stream)
         done.synchronize()
 
