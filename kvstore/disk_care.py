@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import lmdb
 import numpy as np
 
 from kvstore.disk_entry import ENTRY_DTYPE, DiskEntry, NamespaceEntry
-from kvstore.disk_index import HELD, PUNCHED, DiskIndex
+from kvstore.disk_index import HELD, PUNCHED, DiskIndex, Txn
 from kvstore.disk_space import DiskSpace, slab_path
 from kvstore.errors import DiskTierError
 from kvstore.record import RecordFault, RecordIdentity
@@ -154,7 +153,7 @@ class DiskCare:
             DiskSpace(index, 0).trim(txn, _ALL, among=chosen)
         return num_cleared
 
-    def forget(self, txn: "lmdb.Transaction[bytes]", namespace: bytes) -> list[bytes]:
+    def forget(self, txn: Txn, namespace: bytes) -> list[bytes]:
         """Delete all entries of a namespace and return their keys; their slots are the caller's business."""
         index = self._index
         known = index.namespaces(txn).get(namespace)
@@ -166,7 +165,7 @@ class DiskCare:
         txn.drop(index.records(namespace), delete=False)
         return keys
 
-    def contradictions(self, txn: "lmdb.Transaction[bytes]") -> list[str]:
+    def contradictions(self, txn: Txn) -> list[str]:
         """What cannot be true of an index: slots that are taken twice, or lost, and wrong sums."""
         index, faults = self._index, []
         tenants: dict[bytes, int] = {}
@@ -193,7 +192,7 @@ class DiskCare:
             faults.append("the bytes per tenant are not the sums over their records")
         return faults
 
-    def _known(self, txn: "lmdb.Transaction[bytes]") -> dict[bytes, NamespaceEntry]:
+    def _known(self, txn: Txn) -> dict[bytes, NamespaceEntry]:
         """Without a namespace that another process has made this very moment."""
         known = self._index.namespaces(txn)
         return {namespace: entry for namespace, entry in known.items() if self._index.is_open(namespace)}
@@ -228,7 +227,7 @@ class DiskCare:
         has_moved = now is None or DiskEntry.unpack(now).generation != entry.generation
         return None if has_moved else fault
 
-    def _items(self, txn: "lmdb.Transaction[bytes]", namespace: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def _items(self, txn: Txn, namespace: bytes) -> Iterator[tuple[bytes, bytes]]:
         with txn.cursor(db=self._index.records(namespace)) as cursor:
             yield from cursor
 

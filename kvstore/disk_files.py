@@ -3,11 +3,9 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import lmdb
-
 from kvstore.disk_care import DiskCare
 from kvstore.disk_entry import DiskEntry, NamespaceEntry
-from kvstore.disk_index import FULL_CODES, DiskIndex
+from kvstore.disk_index import FULL_CODES, DiskIndex, Records
 from kvstore.disk_space import DiskSpace, slab_path
 from kvstore.errors import DirectoryNotWritable, FilesReplaced, NoSpaceLeft, TierConfigError
 from kvstore.schema import DIGEST_BYTES
@@ -61,7 +59,7 @@ class DiskFiles:
     index: DiskIndex
     slab: SlabFile
     space: DiskSpace
-    records: "lmdb._Database"
+    records: Records
     lost_keys: tuple[bytes, ...]
     """Records whose slab file was gone when the files were opened."""
 

@@ -7,10 +7,9 @@ is freed later may be read as valid until the commit.
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
-import lmdb
-
 from kvstore.disk_entry import DiskEntry
 from kvstore.disk_files import DiskFiles, DiskOptions
+from kvstore.disk_index import Txn
 from kvstore.disk_store import StoreRow
 from kvstore.eviction import choose_victims
 from kvstore.reader_notes import ReaderNotes
@@ -21,8 +20,6 @@ GROUP_ROWS = 16
 """Records per transaction: at 0.9 MB each the sync of the index costs less than a third of the write."""
 _FULL_FOR_NS = 30 * 10**9
 """How long a full file system is believed to stay full."""
-
-Txn = lmdb.Transaction[bytes]
 
 
 @dataclass(frozen=True, slots=True)

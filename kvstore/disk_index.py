@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import lmdb
 
@@ -41,6 +42,9 @@ MAP_BYTES = 4 << 30
 MAX_NAMESPACES = 1000
 _MAX_READERS = 1000
 
+Txn: TypeAlias = "lmdb.Transaction[bytes]"
+Records: TypeAlias = "lmdb._Database"
+
 HELD, PUNCHED = 0, 1
 """Kinds of free slots: with room on the disk, and without."""
 
@@ -57,7 +61,7 @@ class DiskIndex:
         """Opens the index, or makes an empty one. Raises a DiskTierError."""
         self.directory = directory
         self._path = directory / "index.mdb"
-        self._records: dict[bytes, lmdb._Database] = {}
+        self._records: dict[bytes, Records] = {}
         try:
             if create:
                 directory.mkdir(parents=True, exist_ok=True)
@@ -80,7 +84,7 @@ class DiskIndex:
             raise _explain(self._path, error) from error
 
     @contextmanager
-    def read(self) -> Iterator["lmdb.Transaction[bytes]"]:
+    def read(self) -> Iterator[Txn]:
         """A snapshot, for as short as possible."""
         self.require_in_place()
         try:
@@ -90,7 +94,7 @@ class DiskIndex:
             raise _explain(self._path, error) from error
 
     @contextmanager
-    def write(self) -> Iterator["lmdb.Transaction[bytes]"]:
+    def write(self) -> Iterator[Txn]:
         """The one write transaction of the directory; commits at the end, leaves no trace after an error."""
         self.require_in_place()
         try:
@@ -118,7 +122,7 @@ class DiskIndex:
             )
         self._file_bytes = status.st_size
 
-    def records(self, namespace: bytes) -> "lmdb._Database":
+    def records(self, namespace: bytes) -> Records:
         """The database of a namespace. The first time, which writes, never within a transaction."""
         if namespace not in self._records:
             try:
@@ -142,22 +146,22 @@ class DiskIndex:
         for namespace in namespaces:
             self.records(namespace)
 
-    def namespaces(self, txn: "lmdb.Transaction[bytes]") -> dict[bytes, NamespaceEntry]:
+    def namespaces(self, txn: Txn) -> dict[bytes, NamespaceEntry]:
         with txn.cursor(db=self._namespaces) as cursor:
             return {namespace: NamespaceEntry.unpack(value) for namespace, value in cursor}
 
-    def put_namespace(self, txn: "lmdb.Transaction[bytes]", namespace: bytes, entry: NamespaceEntry) -> None:
+    def put_namespace(self, txn: Txn, namespace: bytes, entry: NamespaceEntry) -> None:
         txn.put(namespace, entry.pack(), db=self._namespaces)
 
-    def next_generation(self, txn: "lmdb.Transaction[bytes]") -> int:
+    def next_generation(self, txn: Txn) -> int:
         generation = _U64.unpack(txn.get(b"generation", bytes(8), db=self._meta))[0] + 1
         txn.put(b"generation", _U64.pack(generation), db=self._meta)
         return int(generation)
 
-    def num_records(self, txn: "lmdb.Transaction[bytes]", namespace: bytes) -> int:
+    def num_records(self, txn: Txn, namespace: bytes) -> int:
         return txn.stat(self.records(namespace))["entries"]
 
-    def free_slots(self, txn: "lmdb.Transaction[bytes]", number: int, kind: int, at_most: int) -> list[int]:
+    def free_slots(self, txn: Txn, number: int, kind: int, at_most: int) -> list[int]:
         slots: list[int] = []
         if at_most <= 0:
             return slots
@@ -171,28 +175,28 @@ class DiskIndex:
                 slots.append(slot)
         return slots
 
-    def forget_free(self, txn: "lmdb.Transaction[bytes]", number: int) -> None:
+    def forget_free(self, txn: Txn, number: int) -> None:
         """The slots of a namespace no longer exist."""
         for kind in (HELD, PUNCHED):
             self.remove_free(txn, number, kind, self.free_slots(txn, number, kind, 1 << 40))
 
-    def add_free(self, txn: "lmdb.Transaction[bytes]", number: int, kind: int, slots: Iterable[int]) -> None:
+    def add_free(self, txn: Txn, number: int, kind: int, slots: Iterable[int]) -> None:
         for slot in slots:
             txn.put(_FREE_KEY.pack(number, kind, slot), b"", db=self._free)
 
-    def remove_free(self, txn: "lmdb.Transaction[bytes]", number: int, kind: int, slots: Iterable[int]) -> None:
+    def remove_free(self, txn: Txn, number: int, kind: int, slots: Iterable[int]) -> None:
         for slot in slots:
             is_removed = txn.delete(_FREE_KEY.pack(number, kind, slot), db=self._free)
             assert is_removed, f"slot {slot} of namespace {number} is not free"
 
-    def tenant_bytes(self, txn: "lmdb.Transaction[bytes]", tenant: bytes) -> int:
+    def tenant_bytes(self, txn: Txn, tenant: bytes) -> int:
         return int(_U64.unpack(txn.get(tenant, bytes(8), db=self._tenants))[0])
 
-    def tenants(self, txn: "lmdb.Transaction[bytes]") -> dict[bytes, int]:
+    def tenants(self, txn: Txn) -> dict[bytes, int]:
         with txn.cursor(db=self._tenants) as cursor:
             return {tenant: int(_U64.unpack(value)[0]) for tenant, value in cursor}
 
-    def add_tenant_bytes(self, txn: "lmdb.Transaction[bytes]", tenant: bytes, num_bytes: int) -> None:
+    def add_tenant_bytes(self, txn: Txn, tenant: bytes, num_bytes: int) -> None:
         """Count a record (negative: no longer). The tenant of all zeros is nobody and is not counted."""
         if any(tenant):
             total = self.tenant_bytes(txn, tenant) + num_bytes

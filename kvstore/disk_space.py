@@ -12,9 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import lmdb
-
-from kvstore.disk_index import FULL_CODES, HELD, PUNCHED, DiskIndex
+from kvstore.disk_index import FULL_CODES, HELD, PUNCHED, DiskIndex, Txn
 from kvstore.errors import DiskTierError
 from kvstore.slab_file import SlabFile, slot_bytes
 
@@ -27,17 +25,17 @@ class DiskSpace:
         self.cap_bytes = cap_bytes
         self._others: dict[bytes, SlabFile] = {}
 
-    def held_bytes(self, txn: "lmdb.Transaction[bytes]") -> int:
+    def held_bytes(self, txn: Txn) -> int:
         """What all slots that are not punched take on the disk."""
         known = self._index.namespaces(txn).values()
         return sum(entry.num_held * slot_bytes(entry.block_bytes) for entry in known)
 
-    def live_bytes(self, txn: "lmdb.Transaction[bytes]") -> int:
+    def live_bytes(self, txn: Txn) -> int:
         """What the records take, without free slots."""
         known = self._index.namespaces(txn).items()
         return sum(self._index.num_records(txn, name) * slot_bytes(entry.block_bytes) for name, entry in known)
 
-    def take(self, txn: "lmdb.Transaction[bytes]", slab: SlabFile, num_slots: int) -> tuple[list[int], OSError | None]:
+    def take(self, txn: Txn, slab: SlabFile, num_slots: int) -> tuple[list[int], OSError | None]:
         """Up to `num_slots` slots to write into, and why there are fewer if the file system has no room.
 
         First held ones, then new ones within the cap, then ones made possible by punching other namespaces' free slots.
@@ -71,13 +69,13 @@ class DiskSpace:
         index.put_namespace(txn, slab.namespace, grown)
         return slots + again + fresh, None
 
-    def put_back(self, txn: "lmdb.Transaction[bytes]", namespace: bytes, slots: Iterable[int]) -> None:
+    def put_back(self, txn: Txn, namespace: bytes, slots: Iterable[int]) -> None:
         """Free slots: of deleted records, or taken and not needed."""
         self._index.add_free(txn, self._index.namespaces(txn)[namespace].number, HELD, slots)
 
     def trim(
         self,
-        txn: "lmdb.Transaction[bytes]",
+        txn: Txn,
         num_bytes: int,
         own: SlabFile | None = None,
         among: Collection[bytes] | None = None,

@@ -11,12 +11,11 @@ import itertools
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import lmdb
 import numpy as np
 import numpy.typing as npt
 
 from kvstore.disk_entry import ENTRY_DTYPE, DiskEntry
-from kvstore.disk_index import DiskIndex
+from kvstore.disk_index import DiskIndex, Txn
 from kvstore.slab_file import slot_bytes
 
 _CHUNK_RECORDS = 16384
@@ -43,7 +42,7 @@ def keeping_cost(entries: npt.NDArray[np.void], now_ns: int) -> npt.NDArray[np.f
 
 def choose_victims(
     index: DiskIndex,
-    txn: "lmdb.Transaction[bytes]",
+    txn: Txn,
     num_bytes: int,
     now_ns: int,
     *,
