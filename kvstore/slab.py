@@ -1,0 +1,122 @@
+"""The host tier's memory: one exact region of record-sized slots, filled in before use and page-locked on CUDA.
+
+Which slot holds what is the scheduler's business. torch's pinned allocator rounds up to a power of two (20.4 GiB
+become 32), hence the anonymous mapping that is registered with CUDA as it is.
+"""
+
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from kvstore.errors import HostMemoryError, TierConfigError
+
+Progress = Callable[[int, int], None]
+"""Bytes done, bytes in all."""
+
+_PIECE_BYTES = 256 << 20
+_cuda: Any = torch.cuda  # its functions have no annotations
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class HostSlab:
+    """Owns `num_slots * slot_bytes` bytes, page-aligned and resident, until `close`."""
+
+    def __init__(
+        self, num_slots: int, slot_bytes: int, device: torch.device, on_progress: Progress | None = None
+    ) -> None:
+        """Takes the memory and touches every page of it; `on_progress` is called between pieces.
+
+        Raises TierConfigError for a size that makes no sense and HostMemoryError where the memory is not there.
+        """
+        if num_slots < 1 or slot_bytes < 1:
+            raise TierConfigError(
+                f"A host tier of {num_slots} slots of {slot_bytes} bytes holds nothing; give it room for at least one "
+                f"block, or 0 to switch it off"
+            )
+        self.num_slots = num_slots
+        self.slot_bytes = slot_bytes
+        self.num_bytes = num_slots * slot_bytes
+        _require_memory(self.num_bytes)
+        try:
+            self._map = mmap.mmap(-1, self.num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise _no_memory(self.num_bytes, str(error)) from error
+        # Fewer page faults and table entries; where the kernel has no huge pages nothing is lost.
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            self._map.madvise(mmap.MADV_HUGEPAGE)
+        flat = torch.frombuffer(self._map, dtype=torch.uint8)
+        for start in range(0, self.num_bytes, _PIECE_BYTES):
+            stop = min(start + _PIECE_BYTES, self.num_bytes)
+            flat[start:stop].zero_()
+            if on_progress is not None:
+                on_progress(stop, self.num_bytes)
+        self.tensor = flat.view(num_slots, slot_bytes)
+        """`uint8[num_slots, slot_bytes]` over the region; writes go through."""
+        self._bytes = memoryview(self._map)
+        self.pin_failure: str | None = None
+        """Why the region is not page-locked although the device is CUDA. Copies then work, but slower."""
+        self.is_pinned = False
+        if device.type == "cuda":
+            self._pin()
+
+    def slot(self, number: int) -> memoryview:
+        """The bytes of one slot, writable."""
+        assert 0 <= number < self.num_slots, f"slot {number} of {self.num_slots}"
+        return self._bytes[number * self.slot_bytes : (number + 1) * self.slot_bytes]
+
+    def close(self) -> None:
+        """Let go of the memory. It returns to the system with the last view of it; no copy may be under way."""
+        if self.is_pinned:
+            _cuda.cudart().cudaHostUnregister(self.tensor.data_ptr())
+            self.is_pinned = False
+        self.tensor = torch.empty(0, self.slot_bytes, dtype=torch.uint8)
+        self._bytes = memoryview(b"")
+        self.num_slots = 0
+
+    def _pin(self) -> None:
+        try:
+            code = int(_cuda.cudart().cudaHostRegister(self.tensor.data_ptr(), self.num_bytes, 0))
+        except RuntimeError as error:
+            self.pin_failure = f"cudaHostRegister of {self.num_bytes} bytes failed: {error}"
+            return
+        if code == 0:
+            self.is_pinned = True
+        else:
+            self.pin_failure = (
+                f"cudaHostRegister of {self.num_bytes} bytes returned error {code}; the host tier goes on unpinned. "
+                f"Raise the limit of locked memory (ulimit -l) or make the host tier smaller"
+            )
+
+
+def _require_memory(num_bytes: int) -> None:
+    """Refuse what is not there: the kernel would grant it now and kill the process when it is touched."""
+    available = psutil.virtual_memory().available
+    limit = _cgroup_room()
+    if limit is not None:
+        available = min(available, limit)
+    if num_bytes > available:
+        raise _no_memory(num_bytes, f"{available / 2**30:.2f} GiB are available")
+
+
+def _no_memory(num_bytes: int, reason: str) -> HostMemoryError:
+    return HostMemoryError(
+        f"The host tier cannot have {num_bytes / 2**30:.2f} GiB: {reason}. Make it smaller, or 0 to go without"
+    )
+
+
+def _cgroup_room() -> int | None:
+    """Bytes that the control group still allows, its page cache counted as free; None where there is no limit."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        if limit == "max":
+            return None
+        current = int((_CGROUP / "memory.current").read_text())
+        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+    except OSError:
+        return None  # no control groups of version 2 here
+    file_bytes = next((int(line.split()[1]) for line in lines if line.startswith("file ")), 0)
+    return int(limit) - current + file_bytes
