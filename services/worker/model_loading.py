@@ -17,7 +17,8 @@ from services.worker.engine_thread import LoadedEngine, LoadProgress, WorkerFact
 _log = logs.get_logger(__name__)
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_KV_DTYPES = {**_DTYPES, "fp8": torch.float8_e4m3fn}
+_NAMES = {dtype: name for name, dtype in _KV_DTYPES.items()}
 
 
 def load_engine(config: WorkerConfig, progress: LoadProgress) -> LoadedEngine:
@@ -25,8 +26,6 @@ def load_engine(config: WorkerConfig, progress: LoadProgress) -> LoadedEngine:
 
     Raises ConfigError for whatever in the settings or the checkpoint is unusable.
     """
-    if config.kv_dtype is KvDtype.FP8:
-        raise ConfigError("--kv-dtype fp8 is not available in this version; use auto, bf16, fp16 or fp32")
     device = _device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -39,7 +38,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress) -> LoadedEngine:
         progress=progress,
     )
     dtype = loaded.model.dtype
-    kv_dtype = dtype if config.kv_dtype is KvDtype.AUTO else _DTYPES[config.kv_dtype]
+    kv_dtype = dtype if config.kv_dtype is KvDtype.AUTO else _KV_DTYPES[config.kv_dtype]
     layout = BlockLayout(
         num_layers=loaded.config.num_layers,
         num_kv_heads=loaded.config.num_kv_heads,
@@ -49,7 +48,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress) -> LoadedEngine:
     )
     num_blocks = _num_blocks(config, loaded, layout, device)
     pool = layout.allocate(num_blocks, device)
-    attention = choose_attention(layout.kv_view(pool), loaded.config.windows, dtype)
+    attention = choose_attention(layout.pages(pool), loaded.config.windows, dtype)
     runner = ModelRunner(
         loaded.model,
         attention,
@@ -61,7 +60,12 @@ def load_engine(config: WorkerConfig, progress: LoadProgress) -> LoadedEngine:
         model=path.name,
         fingerprint=loaded.fingerprint,
         namespace=namespace(
-            loaded.config, loaded.weights_digest, dtype=dtype, kv_dtype=kv_dtype, block_size=config.block_size
+            loaded.config,
+            loaded.weights_digest,
+            dtype=dtype,
+            kv_dtype=kv_dtype,
+            scale_mode=layout.scale_mode,
+            block_size=config.block_size,
         ),
         block_size_tokens=config.block_size,
         block_bytes=layout.block_bytes,
