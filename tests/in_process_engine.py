@@ -65,7 +65,7 @@ class InProcessEngine:
         kv_dtype = kv_dtype or loaded.model.dtype
         layout = BlockLayout(config.num_layers, config.num_kv_heads, config.head_dim, setup.block_size, kv_dtype)
         self.pool = layout.allocate(setup.num_blocks, CPU)
-        attention = choose_attention(layout.kv_view(self.pool), config.windows, loaded.model.dtype, setup.attention)
+        attention = choose_attention(layout.pages(self.pool), config.windows, loaded.model.dtype, setup.attention)
         limit = min(loaded.max_model_tokens, setup.num_blocks * setup.block_size)
         self.runner = ModelRunner(
             loaded.model, attention, block_size=setup.block_size, max_seqs=setup.max_seqs, max_model_tokens=limit
@@ -82,6 +82,7 @@ class InProcessEngine:
                     loaded.weights_digest,
                     dtype=loaded.model.dtype,
                     kv_dtype=kv_dtype,
+                    scale_mode=layout.scale_mode,
                     block_size=setup.block_size,
                 ),
                 prefix_cache=setup.prefix_cache,

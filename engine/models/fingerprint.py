@@ -9,7 +9,7 @@ import torch
 
 from engine.models.config import ModelConfig
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the block record and of the key chain. Raised when either changes."""
 
 
@@ -24,14 +24,15 @@ def namespace(
     *,
     dtype: torch.dtype,
     kv_dtype: torch.dtype,
-    scale_mode: str = "none",
+    scale_mode: str,
     block_size: int,
     tensor_parallel_rank: int = 0,
     tensor_parallel_size: int = 1,
 ) -> bytes:
     """32 bytes where the chains of block keys start: two workers share it only if their blocks are exchangeable.
 
-    `dtype` is that of the computation; it rounds K and V whatever they are stored as.
+    `dtype` is that of the computation; it rounds K and V whatever they are stored as. `scale_mode` is the layout's:
+    how stored elements become values.
     """
     return _digest(
         "namespace",

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+from kernels.attention.pages import PagedKv
 from kernels.attention.protocol import AttnBatch, AttnPlan
+from kernels.kv_codec.e4m3 import decode, encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +20,10 @@ class ReferenceAttention:
 
     name = "reference"
 
-    def __init__(self, kv: torch.Tensor, windows: Sequence[int | None]) -> None:
-        """`kv` is `[num_blocks, layers, 2, kv_heads, block_size, head_dim]`; `windows` has an entry per layer."""
-        assert len(windows) == kv.shape[1]
-        self._kv = kv
+    def __init__(self, kv: PagedKv, windows: Sequence[int | None]) -> None:
+        """`windows` has an entry per layer."""
+        assert len(windows) == kv.num_layers
+        self._elements, self._scales = kv.elements, kv.scales
         self._windows = tuple(windows)
 
     def plan(self, batch: AttnBatch) -> ReferencePlan:
@@ -30,18 +32,17 @@ class ReferenceAttention:
     def run(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, plan: AttnPlan) -> torch.Tensor:
         assert isinstance(plan, ReferencePlan)
         batch = plan.batch
-        pages, window = self._kv[:, layer], self._windows[layer]
-        block_size = pages.shape[3]
+        window = self._windows[layer]
+        _, _, _, kv_heads, block_size, _ = self._elements.shape
         for token, slot in enumerate(batch.write_slots.tolist()):
-            pages[slot // block_size, 0, :, slot % block_size] = k[token]
-            pages[slot // block_size, 1, :, slot % block_size] = v[token]
-        group = q.shape[1] // pages.shape[2]
+            self._write(slot // block_size, layer, slot % block_size, torch.stack((k[token], v[token])))
+        group = q.shape[1] // kv_heads
         out = torch.empty_like(q)
         for row, context in enumerate(batch.context_lens):
             tokens = slice(batch.query_starts[row], batch.query_starts[row + 1])
             blocks = batch.block_table[row, : -(-context // block_size)].long()
             # [2, kv_heads, context, head_dim] -> one K and V head per query head
-            both = pages[blocks].permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :context].float()
+            both = self._read(blocks, layer).permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :context]
             keys, values = both.repeat_interleave(group, dim=1)
             scores = torch.einsum("thd,hcd->htc", q[tokens].float(), keys) * q.shape[2] ** -0.5
             distance = batch.positions[tokens, None] - torch.arange(context, device=q.device)
@@ -49,3 +50,17 @@ class ReferenceAttention:
             weights = scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)
             out[tokens] = torch.einsum("htc,hcd->thd", weights, values).to(q.dtype)
         return out
+
+    def _write(self, block: int, layer: int, token: int, rows: torch.Tensor) -> None:
+        """K and V `[2, kv_heads, head_dim]` of one token."""
+        if self._scales is None:
+            self._elements[block, layer, :, :, token] = rows
+        else:
+            codes, scales = encode(rows)
+            self._elements[block, layer, :, :, token] = codes
+            self._scales[block, layer, :, :, token] = scales
+
+    def _read(self, blocks: torch.Tensor, layer: int) -> torch.Tensor:
+        """fp32 `[blocks, 2, kv_heads, block_size, head_dim]`."""
+        elements = self._elements[:, layer][blocks]
+        return elements.float() if self._scales is None else decode(elements, self._scales[:, layer][blocks])

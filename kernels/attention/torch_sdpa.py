@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from kernels.attention.pages import PagedKv
 from kernels.attention.protocol import AttnBatch, AttnPlan
+from kernels.attention.torch_pages import TorchPages, WriteTargets
 
 _GROUP_COST_BLOCKS = 16
 """One more group costs about as much as gathering this many blocks of padding (measured, 2 cores, bf16)."""
@@ -64,8 +66,7 @@ class WindowPlan:
 
 @dataclass(frozen=True, slots=True)
 class TorchPlan:
-    write_rows: torch.Tensor
-    """int64 [tokens * kv_heads]: rows of head_dim elements where layer 0's K go."""
+    targets: WriteTargets
     fresh_blocks: torch.Tensor | None
     """Cleared, all layers at once, before the first layer runs."""
     by_window: dict[int | None, WindowPlan]
@@ -76,43 +77,25 @@ class TorchAttention:
 
     name = "torch"
 
-    def __init__(self, kv: torch.Tensor, windows: Sequence[int | None], dtype: torch.dtype) -> None:
-        """`kv` is one pool's `[num_blocks, layers, 2, kv_heads, block_size, head_dim]`, records without padding.
-
-        `windows` has an entry per layer, `dtype` is that of q. Workspaces belong to the backend: one thread at a time.
-        """
-        num_blocks, num_layers, _, kv_heads, block_size, head_dim = kv.shape
-        assert len(windows) == num_layers
-        if not kv.is_contiguous():
-            raise ValueError(
-                "the torch backend needs records without padding; use a block size that is a multiple of 8"
-            )
+    def __init__(self, kv: PagedKv, windows: Sequence[int | None], dtype: torch.dtype) -> None:
+        """`windows` has an entry per layer, `dtype` is that of q. Workspaces belong to it: one thread at a time."""
+        assert len(windows) == kv.num_layers
         self._windows = tuple(windows)
         self._distinct_windows = set(windows)
-        self._dtype = dtype
-        self._kv_heads, self._block_size, self._head_dim = kv_heads, block_size, head_dim
-        self._pages_per_block = num_layers * 2 * kv_heads
-        self._pool = kv.view(num_blocks, -1)
+        self._kv_heads, self._block_size, self._head_dim = kv.kv_heads, kv.block_size, kv.head_dim
         # A page is one head's K (or V) of a block. Layer l sees the same ids as layer 0, in a shifted view.
-        pages = kv.view(-1, block_size * head_dim)
-        rows = kv.view(-1, head_dim)
-        self._pages = [pages[layer * 2 * kv_heads :] for layer in range(num_layers)]
-        self._key_rows = [rows[(layer * 2) * kv_heads * block_size :] for layer in range(num_layers)]
-        self._value_rows = [rows[(layer * 2 + 1) * kv_heads * block_size :] for layer in range(num_layers)]
-        self._head_pages = torch.arange(2 * kv_heads, device=kv.device)[:, None]
-        self._head_rows = torch.arange(kv_heads, device=kv.device) * block_size
-        self._numbers = torch.arange(0, device=kv.device)
-        self._visible = torch.zeros((), dtype=dtype, device=kv.device)
-        self._hidden = torch.full((), float("-inf"), dtype=dtype, device=kv.device)
-        self._gathered = torch.empty(0, dtype=kv.dtype, device=kv.device)
+        self._pages_per_block = kv.num_layers * 2 * kv.kv_heads
+        self._pages = TorchPages(kv, dtype)
+        self._head_pages = torch.arange(2 * kv.kv_heads, device=kv.data.device)[:, None]
+        self._numbers = torch.arange(0, device=kv.data.device)
+        self._visible = torch.zeros((), dtype=dtype, device=kv.data.device)
+        self._hidden = torch.full((), float("-inf"), dtype=dtype, device=kv.data.device)
         self._last_table: torch.Tensor | None = None
         self._last_plan: WindowPlan | None = None
         """Of a batch of decode rows without windows, which the next one may continue."""
 
     def plan(self, batch: AttnBatch) -> TorchPlan:
-        blocks = torch.div(batch.write_slots, self._block_size, rounding_mode="trunc")
-        rows = torch.add(batch.write_slots, blocks, alpha=(self._pages_per_block - 1) * self._block_size)
-        return TorchPlan((rows[:, None] + self._head_rows).view(-1), batch.fresh_blocks, self._window_plans(batch))
+        return TorchPlan(self._pages.targets(batch.write_slots), batch.fresh_blocks, self._window_plans(batch))
 
     def _window_plans(self, batch: AttnBatch) -> dict[int | None, WindowPlan]:
         longest = max(batch.context_lens, default=0)
@@ -154,9 +137,10 @@ class TorchAttention:
         assert isinstance(plan, TorchPlan)
         if layer == 0 and plan.fresh_blocks is not None:
             # A gather reads unwritten tails before the mask hides them, and 0 * NaN is NaN.
-            self._pool.index_fill_(0, plan.fresh_blocks, 0)
-        self._key_rows[layer].index_copy_(0, plan.write_rows, self._stored(k))
-        self._value_rows[layer].index_copy_(0, plan.write_rows, self._stored(v))
+            self._pages.clear(plan.fresh_blocks)
+        # The step's own tokens are read back from their pages like all others: what is attended to never depends on
+        # how a prompt was cut into chunks.
+        self._pages.write(layer, k, v, plan.targets)
         window_plan = plan.by_window[self._windows[layer]]
         groups = window_plan.decode
         if len(groups) == 1 and not window_plan.prefill:
@@ -187,18 +171,10 @@ class TorchAttention:
             )
             out[tile.tokens] = attended.permute(2, 0, 1, 3).flatten(1, 2)
 
-    def _stored(self, heads: torch.Tensor) -> torch.Tensor:
-        return heads.reshape(-1, self._head_dim).to(self._pool.dtype)
-
     def _gather(self, layer: int, page_ids: torch.Tensor, num_rows: int, num_blocks: int) -> torch.Tensor:
         """[rows, 2, kv_heads, num_blocks * block_size, head_dim] in q's dtype; valid until the next gather."""
-        size = page_ids.numel() * self._block_size * self._head_dim
-        if self._gathered.numel() < size:
-            self._gathered = self._gathered.new_empty(size)
-        target = self._gathered[:size].view(page_ids.numel(), -1)
-        torch.index_select(self._pages[layer], 0, page_ids, out=target)
         shape = (num_rows, 2, self._kv_heads, num_blocks * self._block_size, self._head_dim)
-        return target.view(shape).to(self._dtype)
+        return self._pages.gather(layer, page_ids).view(shape)
 
     def _window_plan(self, batch: AttnBatch, window: int | None) -> WindowPlan:
         starts = batch.query_starts

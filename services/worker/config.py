@@ -36,7 +36,7 @@ class WorkerConfig(ServiceConfig):
     served_model_name: str | None = setting("Name that clients know the model by; default: from --model.", None)
     device: Device = setting("Where the model runs; auto takes CUDA where there is a device.", Device.AUTO)
     dtype: Dtype = setting("Type of weights and activations; auto keeps the checkpoint's.", Dtype.AUTO)
-    kv_dtype: KvDtype = setting("Type of cached keys and values; auto takes the activations'.", KvDtype.AUTO)
+    kv_dtype: KvDtype = setting("Type of cached keys and values; auto takes the activations'.", KvDtype.FP8)
     block_size: int = setting("Tokens per cache block.", 16, minimum=1)
     device_cache: ByteSize | None = setting("Size of the device block pool; default: from the memory.", None)
     host_cache: ByteSize | None = setting(

@@ -90,8 +90,12 @@ class TierMover(Protocol):
         """Hand a transfer over, behind all compute so far. Its one result comes as news."""
         ...
 
-    def begin(self) -> None:
-        """Return when nothing of an earlier session moves any more; then tell what the disk holds."""
+    def settle(self) -> None:
+        """Return when nothing moves any more and all results have been told."""
+        ...
+
+    def announce(self) -> None:
+        """Tell all that the disk holds."""
         ...
 
     def close(self) -> None: ...
@@ -267,9 +271,9 @@ class EngineThread:
                     current = session
                     executor.reset()
                     if tiers is not None:
-                        self._moving_for = None
-                        tiers.begin()
+                        tiers.settle()
                         self._moving_for = session
+                        tiers.announce()
                 case _End(session):
                     if session is current:
                         current = None

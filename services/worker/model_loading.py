@@ -20,7 +20,8 @@ from services.worker.tiers import open_tiers
 _log = logs.get_logger(__name__)
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_KV_DTYPES = {**_DTYPES, "fp8": torch.float8_e4m3fn}
+_NAMES = {dtype: name for name, dtype in _KV_DTYPES.items()}
 
 
 def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[TierNews], None]) -> LoadedEngine:
@@ -28,8 +29,6 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
 
     Raises ConfigError for whatever in the settings or the checkpoint is unusable.
     """
-    if config.kv_dtype is KvDtype.FP8:
-        raise ConfigError("--kv-dtype fp8 is not available in this version; use auto, bf16, fp16 or fp32")
     device = _device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -42,7 +41,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         progress=progress,
     )
     dtype = loaded.model.dtype
-    kv_dtype = dtype if config.kv_dtype is KvDtype.AUTO else _DTYPES[config.kv_dtype]
+    kv_dtype = dtype if config.kv_dtype is KvDtype.AUTO else _KV_DTYPES[config.kv_dtype]
     layout = BlockLayout(
         num_layers=loaded.config.num_layers,
         num_kv_heads=loaded.config.num_kv_heads,
@@ -52,7 +51,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
     )
     num_blocks = _num_blocks(config, loaded, layout, device)
     pool = layout.allocate(num_blocks, device)
-    attention = choose_attention(layout.kv_view(pool), loaded.config.windows, dtype)
+    attention = choose_attention(layout.pages(pool), loaded.config.windows, dtype)
     runner = ModelRunner(
         loaded.model,
         attention,
@@ -61,7 +60,12 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         max_model_tokens=loaded.max_model_tokens,
     )
     cache_namespace = namespace(
-        loaded.config, loaded.weights_digest, dtype=dtype, kv_dtype=kv_dtype, block_size=config.block_size
+        loaded.config,
+        loaded.weights_digest,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        scale_mode=layout.scale_mode,
+        block_size=config.block_size,
     )
     tiers = open_tiers(config, pool, cache_namespace, progress, tell)
     facts = WorkerFacts(
@@ -87,7 +91,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         host_note=tiers.host_note,
         disk_note=tiers.disk_note,
     )
-    return LoadedEngine(runner, facts, tiers.executor)
+    return LoadedEngine(runner, facts, tiers.mover)
 
 
 def _device(asked: Device) -> torch.device:

@@ -13,6 +13,7 @@ from kvstore.disk import DiskTier
 from kvstore.errors import TierError
 from kvstore.executor import TierExecutor
 from kvstore.slab import HostSlab
+from kvstore.transfer import TierEvents, Transfer
 from services.common import logs
 from services.common.byte_size import format_byte_size
 from services.worker.config import WorkerConfig
@@ -23,12 +24,46 @@ _log = logs.get_logger(__name__)
 _MAX_DEFAULT_HOST_BYTES = 4 << 30
 _MAX_DEFAULT_DISK_BYTES = 8 << 30
 
+_SETTLE_S = 30.0
+_CLOSE_S = 5.0
+
+
+class Mover:
+    """Carries the transfers of one worker out; owns the threads, the slab and the disk."""
+
+    def __init__(
+        self, pool: torch.Tensor, slab: HostSlab, disk: DiskTier | None, tell: Callable[[TierNews], None]
+    ) -> None:
+        self._disk = disk
+        self._slab = slab
+        self._tell = tell
+        self._executor = TierExecutor(pool, slab, disk, on_result=tell, on_events=tell, on_fault=tell)
+
+    def submit(self, transfer: Transfer) -> None:
+        self._executor.submit(transfer)
+
+    def settle(self) -> None:
+        """Raises TierError when something hangs: its blocks and slots can then be given to nobody else."""
+        if not self._executor.drain(_SETTLE_S):
+            raise TierError(f"transfers of the session before still hang after {_SETTLE_S:.0f} s")
+
+    def announce(self) -> None:
+        if self._disk is not None:
+            for keys in self._disk.keys():
+                self._tell(TierEvents(stored=keys))
+
+    def close(self) -> None:
+        if self._executor.close(_CLOSE_S):
+            if self._disk is not None:
+                self._disk.close()
+            self._slab.close()
+
 
 @dataclass(frozen=True, slots=True)
 class OpenTiers:
-    """What there is below the device. `executor` is None where there is no host tier."""
+    """What there is below the device. `mover` is None where there is no host tier."""
 
-    executor: TierExecutor | None = None
+    mover: Mover | None = None
     num_host_slots: int = 0
     host_is_pinned: bool = False
     disk_id: bytes = b""
@@ -57,7 +92,6 @@ def open_tiers(
         _log.error("no host tier", extra=logs.fields(reason=str(error)))
         return OpenTiers(host_note=str(error), disk_note="the disk tier needs a host tier")
     disk, disk_note = _open_disk(config, namespace, block_bytes)
-    executor = TierExecutor(pool, slab, disk, on_result=tell, on_events=tell, on_fault=tell)
     _log.info(
         "tiers open",
         extra=logs.fields(
@@ -65,15 +99,15 @@ def open_tiers(
             host_bytes=slab.num_bytes,
             pinned=slab.is_pinned,
             disk=str(_directory(config)) if disk is not None else "none",
-            disk_bytes=disk.cap_bytes if disk is not None else 0,
+            disk_bytes=disk.options.cap_bytes if disk is not None else 0,
         ),
     )
     return OpenTiers(
-        executor=executor,
+        mover=Mover(pool, slab, disk, tell),
         num_host_slots=slab.num_slots,
         host_is_pinned=slab.is_pinned,
         disk_id=disk.disk_id if disk is not None else b"",
-        disk_capacity_bytes=disk.cap_bytes if disk is not None else 0,
+        disk_capacity_bytes=disk.options.cap_bytes if disk is not None else 0,
         host_note=slab.pin_failure or "",
         disk_note=disk_note,
     )

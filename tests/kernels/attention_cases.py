@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from kernels.attention.protocol import AttnBatch
+from kernels.kv_codec.e4m3 import encode
 from kvstore.layout import BlockLayout
 
 CPU = torch.device("cpu")
@@ -52,9 +53,26 @@ def make_batch(rows: Rows, block_size: int, num_blocks: int, seed: int, blocks_p
 
 def random_pool(layout: BlockLayout, num_blocks: int, seed: int) -> torch.Tensor:
     pool = layout.allocate(num_blocks, CPU)
-    kv = layout.kv_view(pool)
-    kv.copy_(torch.randn(kv.shape, generator=torch.Generator().manual_seed(seed)))
+    pages = layout.pages(pool)
+    values = torch.randn(pages.elements.shape, generator=torch.Generator().manual_seed(seed))
+    if pages.scales is None:
+        pages.elements.copy_(values)
+    else:
+        codes, scales = encode(values)
+        pages.elements.copy_(codes)
+        pages.scales.copy_(scales)
     return pool
+
+
+def stored_at(layout: BlockLayout, pool: torch.Tensor, write_slots: torch.Tensor) -> torch.Tensor:
+    """uint8 [slots, ...]: what the pool holds for these slots in all layers, scales included."""
+    pages = layout.pages(pool)
+    blocks, tokens = write_slots // layout.block_size, write_slots % layout.block_size
+    stored = pages.elements.view(torch.uint8).permute(0, 4, 1, 2, 3, 5)[blocks, tokens]
+    if pages.scales is not None:
+        scales = pages.scales.permute(0, 4, 1, 2, 3)[blocks, tokens]
+        stored = torch.cat((stored, scales[..., None].view(torch.uint8)), dim=-1)
+    return stored
 
 
 def random_heads(num_tokens: int, num_heads: int, head_dim: int, dtype: torch.dtype, seed: int) -> torch.Tensor:

@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from kernels.attention.choice import NAMES, choose_attention
 from kernels.attention.reference import ReferenceAttention
 from kernels.attention.torch_sdpa import TorchAttention
+from kernels.kv_codec.e4m3 import decode, encode
 from kvstore.layout import BlockLayout
-from tests.kernels.attention_cases import CPU, Rows, make_batch, random_heads, random_pool
+from tests.kernels.attention_cases import CPU, Rows, make_batch, random_heads, random_pool, stored_at
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
-"""bf16 and fp16 round the result, of size 1 or so, to 8 and 11 bits."""
+"""Of the computation's dtype: bf16 and fp16 round the result, of size 1 or so, to 8 and 11 bits."""
+
+KV_DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn]
 
 
 @st.composite
@@ -31,9 +34,10 @@ def ragged_rows(draw: st.DrawFn) -> Rows:
     rows=ragged_rows(),
     heads=st.sampled_from([(4, 4), (4, 2), (6, 1), (9, 3)]),
     head_dim=st.sampled_from([8, 16, 80]),
-    block_size=st.sampled_from([8, 16, 32]),
+    block_size=st.sampled_from([3, 8, 16, 32]),
     windows=st.sampled_from([(None, None), (None, 5), (33, 16), (64, 1000)]),
     dtype=st.sampled_from(list(TOLERANCE)),
+    kv_dtype=st.sampled_from(KV_DTYPES),
     seed=st.integers(0, 1000),
 )
 def test_torch_backend_equals_the_oracle_on_ragged_batches(
@@ -43,19 +47,20 @@ def test_torch_backend_equals_the_oracle_on_ragged_batches(
     block_size: int,
     windows: tuple[int | None, int | None],
     dtype: torch.dtype,
+    kv_dtype: torch.dtype,
     seed: int,
 ) -> None:
     num_heads, num_kv_heads = heads
-    layout = BlockLayout(len(windows), num_kv_heads, head_dim, block_size, dtype)
+    layout = BlockLayout(len(windows), num_kv_heads, head_dim, block_size, kv_dtype)
     num_blocks = 9 * (-(-201 // block_size) + 1)
     batch = make_batch(rows, block_size, num_blocks, seed)
     # q, k and v are slices of one tensor, as the models pass them.
     merged = random_heads(batch.num_tokens, num_heads + 2 * num_kv_heads, head_dim, dtype, seed)
     q, k, v = merged.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
-    results = []
+    results, pools = [], []
     for backend_class in (ReferenceAttention, TorchAttention):
         pool = random_pool(layout, num_blocks, seed)
-        kv = layout.kv_view(pool)
+        kv = layout.pages(pool)
         backend = (
             ReferenceAttention(kv, windows)
             if backend_class is ReferenceAttention
@@ -63,10 +68,13 @@ def test_torch_backend_equals_the_oracle_on_ragged_batches(
         )
         plan = backend.plan(batch)
         results.append([backend.run(q, k, v, layer, plan) for layer in range(len(windows))])
+        pools.append(pool)
     for want, got in zip(*results, strict=True):
         assert got.shape == q.shape
         assert got.dtype == dtype
         assert torch.allclose(got.float(), want.float(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    want, got = (stored_at(layout, pool, batch.write_slots) for pool in pools)
+    assert torch.equal(got, want)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -83,8 +91,8 @@ def test_decode_steps_that_continue_one_another_equal_the_oracle(
     layout = BlockLayout(2, 2, 16, block_size, torch.float32)
     per_row = -(-200 // block_size)
     pools = [random_pool(layout, 9 * per_row, seed) for _ in range(2)]
-    oracle = ReferenceAttention(layout.kv_view(pools[0]), windows)
-    backend = TorchAttention(layout.kv_view(pools[1]), windows, torch.float32)
+    oracle = ReferenceAttention(layout.pages(pools[0]), windows)
+    backend = TorchAttention(layout.pages(pools[1]), windows, torch.float32)
     table: torch.Tensor | None = None
     for step in range(num_steps):
         rows = Rows([start + step for start in starts], [1] * len(starts))
@@ -105,14 +113,15 @@ def test_decode_steps_that_continue_one_another_equal_the_oracle(
 def test_new_keys_and_values_are_stored_where_the_batch_says(name: str) -> None:
     layout = BlockLayout(3, 2, 16, 8, torch.float32)
     pool = layout.allocate(20, CPU)
-    backend = choose_attention(layout.kv_view(pool), [None] * 3, torch.float32, name)
+    backend = choose_attention(layout.pages(pool), [None] * 3, torch.float32, name)
     batch = make_batch(Rows([0, 5, 30], [19, 1, 1]), 8, 20, seed=3)
     q = random_heads(batch.num_tokens, 4, 16, torch.float32, 1)
     k = random_heads(batch.num_tokens, 2, 16, torch.float32, 2)
     v = random_heads(batch.num_tokens, 2, 16, torch.float32, 3)
     backend.run(q, k, v, 1, backend.plan(batch))
     written = torch.zeros(20, 8, dtype=torch.bool)
-    for layer, (keys, values) in enumerate(layout.layer_views(pool)):
+    for layer in range(3):
+        keys, values = layout.kv_view(pool)[:, layer].unbind(1)
         for token, slot in enumerate(batch.write_slots.tolist()):
             written[slot // 8, slot % 8] = True
             expected_k, expected_v = (k[token], v[token]) if layer == 1 else (torch.zeros(2, 16),) * 2
@@ -128,7 +137,7 @@ def test_a_prompt_equals_dense_attention(name: str, window: int | None) -> None:
     layout = BlockLayout(1, 2, 16, 8, torch.float32)
     batch = make_batch(Rows([0], [29]), 8, 9, seed=0)
     q, k, v = (random_heads(29, heads, 16, torch.float32, heads) for heads in (4, 2, 2))
-    backend = choose_attention(layout.kv_view(layout.allocate(9, CPU)), [window], torch.float32, name)
+    backend = choose_attention(layout.pages(layout.allocate(9, CPU)), [window], torch.float32, name)
     got = backend.run(q, k, v, 0, backend.plan(batch))
     distance = torch.arange(29)[:, None] - torch.arange(29)
     seen = (distance >= 0) & (distance < (window or 29))
@@ -139,13 +148,14 @@ def test_a_prompt_equals_dense_attention(name: str, window: int | None) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_chunks_give_what_one_pass_gives(name: str) -> None:
-    layout = BlockLayout(1, 2, 16, 16, torch.float32)
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
+def test_chunks_give_what_one_pass_gives(name: str, kv_dtype: torch.dtype) -> None:
+    layout = BlockLayout(1, 2, 16, 16, kv_dtype)
     q, k, v = (random_heads(100, heads, 16, torch.float32, heads) for heads in (4, 2, 2))
     whole_batch = make_batch(Rows([0], [100]), 16, 9, seed=5)
-    backend = choose_attention(layout.kv_view(layout.allocate(9, CPU)), [None], torch.float32, name)
+    backend = choose_attention(layout.pages(layout.allocate(9, CPU)), [None], torch.float32, name)
     whole = backend.run(q, k, v, 0, backend.plan(whole_batch))
-    backend = choose_attention(layout.kv_view(layout.allocate(9, CPU)), [None], torch.float32, name)
+    backend = choose_attention(layout.pages(layout.allocate(9, CPU)), [None], torch.float32, name)
     parts = []
     for start, stop in ((0, 1), (1, 38), (38, 39), (39, 96), (96, 100)):
         batch = make_batch(Rows([start], [stop - start]), 16, 9, seed=5)
@@ -154,11 +164,13 @@ def test_chunks_give_what_one_pass_gives(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_an_earlier_owner_left_in_a_block_reaches_nobody(name: str) -> None:
-    layout = BlockLayout(2, 2, 16, 8, torch.float32)
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
+def test_what_an_earlier_owner_left_in_a_block_reaches_nobody(name: str, kv_dtype: torch.dtype) -> None:
+    layout = BlockLayout(2, 2, 16, 8, kv_dtype)
     pool = layout.allocate(12, CPU)
-    layout.kv_view(pool).fill_(float("nan"))
-    backend = choose_attention(layout.kv_view(pool), [None, 4], torch.float32, name)
+    # All bits set are NaN in every type, scales included.
+    pool.fill_(255)
+    backend = choose_attention(layout.pages(pool), [None, 4], torch.float32, name)
     for starts, counts in (([0, 0, 0], [17, 3, 8]), ([17, 3, 8], [1, 1, 1]), ([18, 4, 9], [4, 1, 1])):
         # With the same seed and number of blocks per row, each step finds the blocks of the one before.
         batch = make_batch(Rows(starts, counts), 8, 12, seed=1, blocks_per_row=3)
@@ -172,4 +184,33 @@ def test_what_an_earlier_owner_left_in_a_block_reaches_nobody(name: str) -> None
 def test_an_unknown_backend_is_refused_by_name() -> None:
     layout = BlockLayout(1, 1, 8, 8, torch.float32)
     with pytest.raises(ValueError, match="'fast'; there are torch, reference"):
-        choose_attention(layout.kv_view(layout.allocate(1, CPU)), [None], torch.float32, "fast")
+        choose_attention(layout.pages(layout.allocate(1, CPU)), [None], torch.float32, "fast")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_reads_its_own_tokens_as_they_were_stored(name: str) -> None:
+    """One token attends to itself alone, so the result is its V; with FP8 blocks that V has been through the codec."""
+    layout = BlockLayout(1, 2, 16, 8, torch.float8_e4m3fn)
+    backend = choose_attention(layout.pages(layout.allocate(1, CPU)), [None], torch.float32, name)
+    q, k, v = (random_heads(1, 2, 16, torch.float32, seed) for seed in range(3))
+    out = backend.run(q, k, v, 0, backend.plan(make_batch(Rows([0], [1]), 8, 1, seed=0)))
+    assert torch.equal(out, decode(*encode(v)))
+    assert not torch.equal(out, v)
+
+
+@pytest.mark.parametrize("num_contexts", [1, 3])
+def test_pages_beyond_one_chunk_of_the_conversion_are_read_too(num_contexts: int) -> None:
+    """4096 tokens of 2 * 2 heads of 64 elements are four chunks of the conversion."""
+    layout = BlockLayout(1, 2, 64, 16, torch.float8_e4m3fn)
+    rows = Rows([4095] * num_contexts, [1] * num_contexts)
+    batch = make_batch(rows, 16, 256 * num_contexts, seed=1)
+    q = random_heads(num_contexts, 4, 64, torch.float32, 1) * 4
+    k, v = (random_heads(num_contexts, 2, 64, torch.float32, seed) for seed in (2, 3))
+    want, got = (
+        backend.run(q, k, v, 0, backend.plan(batch))
+        for name in ("reference", "torch")
+        for backend in [
+            choose_attention(layout.pages(random_pool(layout, 256 * num_contexts, 2)), [None], torch.float32, name)
+        ]
+    )
+    assert torch.allclose(got, want, atol=2e-5, rtol=2e-5)

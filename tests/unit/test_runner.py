@@ -29,7 +29,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 def make_runner(loaded: LoadedModel, max_seqs: int = 4) -> ModelRunner:
     config = loaded.config
     layout = BlockLayout(config.num_layers, config.num_kv_heads, config.head_dim, BLOCK_SIZE, loaded.model.dtype)
-    attention = choose_attention(layout.kv_view(layout.allocate(40, CPU)), config.windows, loaded.model.dtype)
+    attention = choose_attention(layout.pages(layout.allocate(40, CPU)), config.windows, loaded.model.dtype)
     return ModelRunner(loaded.model, attention, block_size=BLOCK_SIZE, max_seqs=max_seqs, max_model_tokens=64)
 
 

@@ -30,7 +30,11 @@ _COUNT = click.IntRange(min=1)
     type=click.IntRange(0, 65535),
     help="Port of the front door; further ones take the next ports; 0 picks free ones.  [default: 50051]",
 )
-@click.option("--kv-dtype", type=click.Choice(["fp8", "bf16", "fp16", "fp32", "auto"]), help="Type of the KV cache.")
+@click.option(
+    "--kv-dtype",
+    type=click.Choice(["fp8", "bf16", "fp16", "fp32", "auto"]),
+    help="Type of the KV cache.  [default: fp8]",
+)
 @click.option("--dtype", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), help="Type of weights and activations.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs.")
 @click.option("--block-size", "block_size_tokens", type=_COUNT, help="Tokens per cache block.")

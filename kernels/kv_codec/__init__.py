@@ -1,0 +1,1 @@
+"""How K and V become bytes and come back."""
