@@ -70,14 +70,14 @@ class WorkerFacts:
     attention_backend: str
     rope_length_dependent_from_tokens: int
 
-    num_host_slots: int
-    host_is_pinned: bool
-    disk_id: bytes
+    num_host_slots: int = 0
+    host_is_pinned: bool = False
+    disk_id: bytes = b""
     """Workers with the same one share a disk tier; empty: there is none."""
-    disk_capacity_bytes: int
-    host_note: str
+    disk_capacity_bytes: int = 0
+    host_note: str = ""
     """Why the tier is not there, or not as asked."""
-    disk_note: str
+    disk_note: str = ""
 
 
 TierNews = TransferResult | TierEvents | TierFault

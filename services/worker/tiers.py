@@ -49,8 +49,8 @@ class Mover:
 
     def announce(self) -> None:
         if self._disk is not None:
-            for keys in self._disk.keys():
-                self._tell(TierEvents(stored=keys))
+            for chunk in self._disk.keys():  # noqa: SIM118  (not a dictionary)
+                self._tell(TierEvents(stored=chunk))
 
     def close(self) -> None:
         if self._executor.close(_CLOSE_S):

@@ -13,7 +13,7 @@ from engine.ids import SeqSlot
 from engine.scheduling.plan import StepPlan, StepResult
 from services.common.config import ServiceConfig
 from services.common.server import ServiceHost
-from services.worker.engine_thread import LoadedEngine, LoadProgress, WorkerFacts
+from services.worker.engine_thread import LoadedEngine, LoadProgress, TierNews, WorkerFacts
 from services.worker.service import SERVICE_NAME, WorkerService
 from tests.fakes.fake_worker import FakeWorker, extend_digest
 
@@ -82,7 +82,7 @@ class FakeEngine:
     def busy_slots(self) -> set[SeqSlot]:
         return self._worker.busy_slots
 
-    def load(self, progress: LoadProgress) -> LoadedEngine:
+    def load(self, progress: LoadProgress, tell: Callable[[TierNews], None]) -> LoadedEngine:  # noqa: ARG002
         progress(0, 100)
         while not self.loading_gate.wait(0.01):
             progress(50, 100)
