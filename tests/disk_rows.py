@@ -49,7 +49,7 @@ def contents(disk: DiskTier) -> dict[bytes, bytes]:
     """Everything that the tier serves."""
     found = {}
     into = memoryview(bytearray(disk.options.block_bytes))
-    for keys in disk.keys():
+    for keys in disk.key_chunks():
         for key in keys:
             if disk.fetch(key, into) is None:
                 found[key] = bytes(into)

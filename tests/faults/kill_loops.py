@@ -2,9 +2,10 @@
 
     python -m tests.faults.kill_loops --loops 200
 
-All loops go over the same directory. In each, one or two processes store; one is killed with SIGKILL in the middle of it. Then
-the directory must hold no bad record and no contradiction, every record must have the bytes of its key, and of what the
-processes had confirmed nothing may be missing but what the last, unconfirmed group of each may have evicted.
+All loops go over the same directory. In each, one or two processes store; one is killed with SIGKILL in the middle of
+it. Then the directory must hold no bad record and no contradiction, every record must have the bytes of its key, and
+of what the processes had confirmed nothing may be missing but what the last, unconfirmed group of each may have
+evicted.
 """
 
 import contextlib

@@ -1,10 +1,9 @@
 """What the disk tier promises, alone and behind the wrapper that can inject faults."""
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -13,20 +12,22 @@ from kvstore.disk_care import DiskCare
 from kvstore.disk_store import DiskStore, StoreResult
 from kvstore.errors import TierConfigError
 from kvstore.transfer import Failure, TierEvents
+from tests.disk_rows import BLOCK_BYTES, NAMESPACE, contents, key_of, open_disk, payload_of, store_row
 from tests.fakes.clock import FakeClock
 from tests.fakes.flaky_disk import FlakyDisk
-from tests.disk_rows import BLOCK_BYTES, NAMESPACE, contents, key_of, open_disk, payload_of, store_row
 
 ALICE, BOB = b"a" * 16, b"b" * 16
 
 
-class Wrap(Protocol):
-    def __call__(self, disk: DiskTier) -> DiskStore: ...
+Wrap = Callable[[DiskTier], DiskStore]
 
 
 @pytest.fixture(params=["alone", "wrapped"])
 def wrap(request: pytest.FixtureRequest) -> Wrap:
-    return FlakyDisk if request.param == "wrapped" else lambda disk: disk
+    def wrap(disk: DiskTier) -> DiskStore:
+        return FlakyDisk(disk) if request.param == "wrapped" else disk
+
+    return wrap
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def fetched(disk: DiskStore, number: int) -> bytes | Failure:
 
 
 def keys_on(disk: DiskTier) -> set[bytes]:
-    return {key for keys in disk.keys(chunk=3) for key in keys}
+    return {key for keys in disk.key_chunks(chunk=3) for key in keys}
 
 
 def test_a_record_comes_back_byte_for_byte(disk: DiskTier, wrap: Wrap) -> None:
@@ -156,7 +157,7 @@ def test_a_tenant_over_its_cap_evicts_only_its_own(disk: DiskTier, wrap: Wrap, c
     for start in range(100, 160, 10):
         rows = [store_row(number, tenant=ALICE) for number in range(start, start + 10)]
         assert store.store(rows).failures == [None] * 10
-        assert disk.care.stats().tenant_bytes[ALICE] <= disk.options.tenant_cap_bytes
+        assert disk.care.stats().tenant_bytes[ALICE] <= 20 * disk.options.slot_bytes
     assert {key_of(number) for number in range(20)} <= keys_on(disk)
     assert set(store.take_events().evicted) <= {key_of(number) for number in range(100, 160)}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from kvstore.transfer import Failure, MoveKind, TransferResult
+from tests.disk_rows import BLOCK_BYTES, key_of, open_disk, payload_of
 from tests.fakes.clock import FakeClock
 from tests.fakes.flaky_disk import FlakyDisk
-from tests.disk_rows import BLOCK_BYTES, key_of, open_disk, payload_of
 from tests.tier_rig import TierRig
 
 
