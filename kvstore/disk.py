@@ -34,7 +34,7 @@ _TRIES = 3
 
 
 class DiskTier:
-    """`fetch`, `read_ahead`, `keys`, `take_events` and `care` from any thread; the others from one at a time."""
+    """`fetch`, `read_ahead`, `key_chunks`, `take_events` and `care` from any thread; the others from one at a time."""
 
     def __init__(self, options: DiskOptions, clock: Callable[[], int] = time.time_ns) -> None:
         """Opens or makes the tier; `clock` is the wall clock in ns. Raises a DiskTierError that says what to do."""
@@ -78,7 +78,7 @@ class DiskTier:
     def has_pending(self) -> bool:
         return bool(self._notes)
 
-    def keys(self, chunk: int = 4096) -> Iterator[list[bytes]]:
+    def key_chunks(self, chunk: int = 4096) -> Iterator[list[bytes]]:
         """All keys of the namespace, in chunks; each is a snapshot of its own."""
         files, after = self._files, b""
         while True:
@@ -167,7 +167,7 @@ class DiskTier:
 
     def clear(self) -> int:
         """Delete all records of the namespace; returns how many there were. They come as evicted in the events."""
-        gone = [key for keys in self.keys() for key in keys]
+        gone = [key for keys in self.key_chunks() for key in keys]
         num_cleared = self.care.clear(self.options.namespace)
         self._notes.clear()
         with self._lock:

@@ -94,12 +94,14 @@ class Fetcher:
         runs = residency.longest_prefix(keys, (len(sequence.token_ids) - 1) // size)
         if not any(run.tier is Tier.DISK for run in runs):
             return
-        num_blocks = self._rates.worthwhile_blocks(runs, now_ns)
+        num_coming = sum(key in self._coming for key in keys[: runs[-1].end]) if self._coming else 0
+        num_blocks = self._rates.worthwhile_blocks(runs, now_ns, num_coming)
         # Never so much that a single prompt empties the host tier.
         chunks = self._chunks_of(sequence, [run for run in runs if run.end <= num_blocks], host.num_slots // 2)
         if not chunks:
             return
-        first_ns = self._rates.move_ns(TransferKind.FETCH, len(chunks[0].keys), now_ns)
+        num_first = 0 if chunks[0].keys[0] in self._coming else len(chunks[0].keys)
+        first_ns = self._rates.move_ns(TransferKind.FETCH, num_first, now_ns)
         if first_ns > config.max_fetch_loss * self._rates.compute_ns(len(sequence.token_ids)):
             return  # it would be given up before anything arrives
         wait = FetchWait(sequence, chunks, now_ns)

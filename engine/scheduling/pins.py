@@ -36,7 +36,7 @@ class Pins:
             )
         changed = self.unpin(name)
         self._keys_by_name[name] = tuple(wanted)
-        self.num_names.update(wanted)
+        self.num_names.update(list(wanted))
         return [*dict.fromkeys([*changed, *wanted])]
 
     def unpin(self, name: str) -> list[BlockKey]:

@@ -88,13 +88,15 @@ class Rates:
         num_bytes = num_blocks * self._config.block_bytes + self.queued_bytes[kind]
         return self.latency_ns(kind, now_ns) + num_bytes * self.per_byte_ns(kind, now_ns)
 
-    def worthwhile_blocks(self, runs: Sequence[Run], now_ns: int) -> int:
+    def worthwhile_blocks(self, runs: Sequence[Run], now_ns: int, num_coming: int = 0) -> int:
         """How many leading blocks to bring, so that bringing them and computing the others takes the least time.
+
+        `num_coming` of those on disk are being fetched already: they are a part of what is queued.
 
         Runs count as a whole, since cost and gain of each grow with its length: a run that is dearer than computing it
         is brought only if what lies behind it makes up for that.
         """
-        bring_ns = self._bring_ns(now_ns)
+        bring_ns = self._bring_ns(now_ns, num_coming)
         best = 0
         gain = best_gain = 0.0
         for run in runs:
@@ -103,15 +105,15 @@ class Rates:
                 best, best_gain = run.end, gain
         return best
 
-    def _bring_ns(self, now_ns: int) -> Callable[[Run], float]:
-        has_queued: set[TransferKind] = set()
+    def _bring_ns(self, now_ns: int, num_coming: int) -> Callable[[Run], float]:
+        # What lies before the first run lies before all of them, and is counted once.
+        queued_bytes = dict(self.queued_bytes)
+        queued_bytes[TransferKind.FETCH] -= num_coming * self._config.block_bytes
 
         def move_ns(kind: TransferKind, run: Run) -> float:
-            whole_ns = self.move_ns(kind, run.count, now_ns)
-            if kind in has_queued:
-                whole_ns -= self.queued_bytes[kind] * self.per_byte_ns(kind, now_ns)
-            has_queued.add(kind)
-            return whole_ns
+            num_bytes = run.count * self._config.block_bytes + queued_bytes[kind]
+            queued_bytes[kind] = 0
+            return self.latency_ns(kind, now_ns) + num_bytes * self.per_byte_ns(kind, now_ns)
 
         def bring_ns(run: Run) -> float:
             match run.tier:

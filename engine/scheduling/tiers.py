@@ -64,6 +64,7 @@ class Tiers:
         """A sequence has moved from the queue to the batch."""
         if sequence.fetch is not None:
             self._fetcher.on_left(sequence.fetch, now_ns)
+            sequence.fetched = sequence.fetch.fetched
             sequence.fetch = None
         if sequence.to_load:
             self._loader.start(sequence, now_ns)

@@ -128,6 +128,18 @@ class FakeWorker:
             self._answer(result, slot, work.starts[i], work.samples[i])
         return result
 
+    def read_block(self, block: BlockId) -> tuple[Digest, ...]:
+        """What the block holds, for a copy out of it."""
+        return tuple(self._content[block])
+
+    def write_block(self, block: BlockId, content: tuple[Digest, ...]) -> None:
+        """A copy into the block has ended."""
+        self._content[block] = list(content)
+
+    def spoil(self, block: BlockId) -> None:
+        """A copy into the block has begun: until it ends, nobody may read anything there."""
+        self._content[block] = [b"in motion"] * self._block_size
+
     def _introduce(self, new: NewSequence) -> None:
         self._check(0 <= new.slot < self._max_seqs, f"slot {new.slot} does not exist")
         self._check(new.slot not in self._slots, f"slot {new.slot} is taken")

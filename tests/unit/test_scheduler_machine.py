@@ -16,7 +16,7 @@ from engine.ids import SeqSlot
 from engine.sampling import SamplingParams
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.plan import StepPlan, StepResult
-from engine.scheduling.request import Finished, FinishReason, PromptScored, Refused, Request, Started, TokenEvent
+from engine.scheduling.request import Event, Finished, FinishReason, PromptScored, Refused, Request, Started, TokenEvent
 from engine.scheduling.scheduler import Scheduler
 from tests.fakes.fake_worker import FakeWorker, expected_output
 
@@ -122,11 +122,24 @@ class SchedulerMachine(RuleBasedStateMachine):
     @initialize(config=configs())
     def start(self, config: SchedulerConfig) -> None:
         self.config = config
-        self.scheduler = Scheduler(config)
+        self.scheduler = self.make_scheduler(config)
         self.expectations: dict[str, Expectation] = {}
         self.now_ns = 0
         self.num_submitted = 0
         self.restart_worker()
+
+    def make_scheduler(self, config: SchedulerConfig) -> Scheduler:
+        return Scheduler(config)
+
+    def see(self, event: Event) -> None:
+        """For machines that expect more of an event."""
+
+    def do_something_else(self) -> bool:
+        """Whatever else keeps the work going. False: there is nothing of that kind."""
+        return False
+
+    def come_to_rest(self) -> None:
+        """All requests have ended."""
 
     def restart_worker(self) -> None:
         config = self.config
@@ -276,6 +289,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             if isinstance(event, Refused) and isinstance(event.error, DeadlinePassed):
                 assert self.expectations[event.request_id].is_late(self.now_ns)
             self.expectations[event.request_id].check(event)
+            self.see(event)
         assert len(self.live()) == self.scheduler.num_live
 
     def teardown(self) -> None:
@@ -285,16 +299,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(40 * num_tokens + 10):
             if self.scheduler.is_idle:
                 break
-            while (plan := self.scheduler.plan(self.now_ns)) is not None:
-                self.plans.append(plan)
-                self.results.append(self.worker.execute(plan))
+            num_plans = -1
+            while len(self.plans) != num_plans:
+                num_plans = len(self.plans)
+                self.plan()
             self.nothing_is_out_of_order()
-            assert self.results or self.scheduler.is_idle, "live requests, but nothing to do"
-            if self.results:
+            has_result = bool(self.results)
+            if has_result:
                 self.apply()
+            has_more = self.do_something_else()
+            assert has_result or has_more or self.scheduler.is_idle, "live requests, but nothing to do"
             self.nothing_is_out_of_order()
         assert self.scheduler.is_idle, "the work does not end"
         assert not self.live()
+        self.come_to_rest()
         figures = self.scheduler.figures()
         assert (figures.num_running, figures.num_waiting, figures.num_blocks_in_use) == (0, 0, 0)
         assert self.scheduler.next_deadline_ns() is None
