@@ -49,6 +49,10 @@ class Overloaded(TiercelError):
     """The queue is full. Try again after `retry_after_s` seconds."""
 
 
+class TierFull(TiercelError):
+    """A tier of the cache has no room for what was to be pinned."""
+
+
 class DeadlinePassed(TiercelError):
     """The call's timeout passed before the answer was complete."""
 

@@ -61,6 +61,18 @@ class TierFigures:
     """Evictions of blocks that were to be saved below, and were not yet."""
 
 
+@dataclass(frozen=True, slots=True)
+class PinFigures:
+    """One pinned prefix, or several under one name. Counted in blocks."""
+
+    name: str
+    num_blocks: int
+    num_on_device: int
+    """Those of them of which there is a copy here."""
+    num_on_host: int
+    num_on_disk: int
+
+
 @dataclass(slots=True)
 class MoveFigures:
     """What one kind of transfer has done. All of it only grows; bandwidth is `num_bytes / copy_ns`."""

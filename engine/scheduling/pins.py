@@ -20,6 +20,10 @@ class Pins:
     def names(self) -> list[str]:
         return list(self._keys_by_name)
 
+    def keys_of(self, name: str) -> tuple[BlockKey, ...]:
+        """Nothing for a name that is not there."""
+        return self._keys_by_name.get(name, ())
+
     def pin(self, name: str, keys: Sequence[BlockKey]) -> list[BlockKey]:
         """Returns the keys that this has changed. A name that is there already gets the new keys instead.
 

@@ -32,6 +32,10 @@ class Request:
     deadline_ns: int | None = None
     """On the clock that `plan`, `apply` and `submit` are called with."""
     trace: TraceContext = field(default_factory=TraceContext)
+    keep_prefix: bool = False
+    """Bring the prompt's blocks to the tiers below as soon as they are known."""
+    pin_name: str = ""
+    """Add the prompt's blocks to what is pinned under this name. Empty: pin nothing."""
 
 
 @dataclass(slots=True)

@@ -144,10 +144,12 @@ class RunningBatch:
         if num_full <= sequence.num_published or not self._config.prefix_cache:
             return
         sequence.chain.extend(sequence.token_ids)
-        keys, tenant = sequence.chain.keys, sequence.request.request.tenant
+        keys, request = sequence.chain.keys, sequence.request.request
+        keeps = request.keep_prefix and self.residency.host is not None
+        num_to_keep = len(request.prompt_token_ids) // self._config.block_size if keeps else 0
         for i in range(sequence.num_published, num_full):
-            self.pool.publish(sequence.blocks[i], keys[i], i, tenant)
-            if keys[i] in self._kept:
+            self.pool.publish(sequence.blocks[i], keys[i], i, request.tenant)
+            if keys[i] in self._kept or i < num_to_keep:
                 self.to_write_through.append(keys[i])
         sequence.num_published = num_full
 

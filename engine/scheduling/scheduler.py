@@ -15,12 +15,12 @@ from collections.abc import Sequence as Keys
 
 from engine.blocks.disk import DiskMirror
 from engine.blocks.residency import Tier
-from engine.errors import DeadlinePassed, InferError, TierFull, WorkerLost
+from engine.errors import DeadlinePassed, InferError, InvalidRequest, TierFull, WorkerLost
 from engine.ids import BlockKey, SeqSlot, StepId
 from engine.scheduling.book import RequestBook
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.door import check_load, check_request, completed_by_resume
-from engine.scheduling.figures import SchedulerFigures
+from engine.scheduling.figures import PinFigures, SchedulerFigures
 from engine.scheduling.live_request import LiveRequest, key_chain
 from engine.scheduling.outcome import apply_outcome
 from engine.scheduling.pins import Pins
@@ -53,7 +53,8 @@ class Scheduler:
     def submit(self, request: Request, now_ns: int) -> None:
         """Accept a request. From now on it ends in Finished or Refused events, unless it is cancelled.
 
-        Raises InvalidRequest, PromptTooLong, DeadlinePassed or Overloaded; then nothing of it is kept.
+        Raises InvalidRequest, PromptTooLong, DeadlinePassed, Overloaded or, where it is to be pinned, TierFull; then
+        nothing of it is kept.
         """
         self._sweep(now_ns)
         check_request(request, self.config, self._book, now_ns)
@@ -66,6 +67,8 @@ class Scheduler:
             )
             return
         check_load(self.config, self._book, now_ns)
+        if request.pin_name:
+            self._pin_prompt(request)
         leader = self._book.accept(request, now_ns)
         if self._tiers is not None:
             self._tiers.on_queued(leader, now_ns)
@@ -241,10 +244,30 @@ class Scheduler:
             raise TierFull(f"{name!r} cannot be pinned: there is no host tier. Start with a host cache above 0")
         self._tiers.pin(name, keys)
 
+    def _pin_prompt(self, request: Request) -> None:
+        """What is pinned under the name already stays so."""
+        chain = key_chain(request, self.config)
+        chain.extend(request.prompt_token_ids)
+        if not chain.keys:
+            raise InvalidRequest(
+                f"The prompt has {len(request.prompt_token_ids)} tokens, which fill no block of "
+                f"{self.config.block_size}; pin a longer one",
+                field="pin_name",
+            )
+        self.pin(request.pin_name, [*self._pins.keys_of(request.pin_name), *chain.keys])
+
     def unpin(self, name: str) -> None:
         """A name that is not pinned is ignored."""
         if self._tiers is not None:
             self._tiers.unpin(name)
+
+    def pinned_keys(self) -> dict[str, tuple[BlockKey, ...]]:
+        """By name."""
+        return {name: self._pins.keys_of(name) for name in self._pins.names}
+
+    def pin_figures(self) -> list[PinFigures]:
+        """Where the blocks of each pinned name are now. O(pinned blocks)."""
+        return [] if self._tiers is None else self._tiers.pin_figures()
 
     @property
     def pinned_names(self) -> list[str]:

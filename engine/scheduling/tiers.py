@@ -16,7 +16,7 @@ from engine.scheduling.book import RequestBook
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.desk import TransferDesk
 from engine.scheduling.fetching import Fetcher, FetchWait
-from engine.scheduling.figures import TierFigures, TiersFigures
+from engine.scheduling.figures import PinFigures, TierFigures, TiersFigures
 from engine.scheduling.loading import Loader
 from engine.scheduling.pins import Pins
 from engine.scheduling.plan import TierEvents, Transfer, TransferKind, TransferResult
@@ -38,6 +38,7 @@ class Tiers:
         self._loader = Loader(config, rates, self._desk, book)
         self._saver = Saver(config, self._desk, self._batch, pins.num_names)
         self._drain_deadline_ns: int | None = None
+        self._num_disk_evictions = 0
         self._is_dry = False
         """Whether the last call had nothing to send, while draining."""
 
@@ -99,6 +100,7 @@ class Tiers:
         if disk is not None:
             disk.add(events.stored)
             disk.discard(events.evicted)
+            self._num_disk_evictions += len(events.evicted)
             disk.discard(events.corrupt)
 
     def sweep(self, now_ns: int) -> None:
@@ -125,6 +127,19 @@ class Tiers:
 
     def unpin(self, name: str) -> None:
         self._on_pins_changed(self._pins.unpin(name))
+
+    def pin_figures(self) -> list[PinFigures]:
+        residency = self._batch().residency
+        pool, host = residency.pool, residency.host
+        assert host is not None
+        figures = []
+        for name in self._pins.names:
+            keys = self._pins.keys_of(name)
+            on_device = sum(1 for key in keys if pool.lookup(key) is not None)
+            on_host = sum(1 for key in keys if host.lookup(key) is not None)
+            on_disk = sum(1 for key in keys if residency.is_on_disk(key))
+            figures.append(PinFigures(name, len(keys), on_device, on_host, on_disk))
+        return figures
 
     def write_through(self, keys: Iterable[BlockKey]) -> None:
         self._saver.write_through(keys)
@@ -172,7 +187,7 @@ class Tiers:
                 host.num_evictions,
                 host.num_lost,
             ),
-            disk=TierFigures(0, num_on_disk, on_disk, 0, counters.num_disk_hit_tokens, 0, 0),
+            disk=TierFigures(0, num_on_disk, on_disk, 0, counters.num_disk_hit_tokens, self._num_disk_evictions, 0),
             moves={kind: replace(move, failures=dict(move.failures)) for kind, move in self._desk.moves.items()},
             num_in_flight=self._desk.num_in_flight,
             num_abandoned_fetches=self._fetcher.num_abandoned,

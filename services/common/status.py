@@ -94,6 +94,19 @@ async def _abort_internal(context: grpc.aio.ServicerContext[Any, Any], log: logg
     )
 
 
+def error_of_call(error: grpc.aio.AioRpcError, where: str) -> InferError:
+    """What a call to another service of the stack ended with, to be passed on. `where` names the service."""
+    message = error.details() or error.code().name
+    status = rpc_status.from_call(error)
+    for detail in status.details if status is not None else ():
+        info = ErrorInfo()
+        if detail.Unpack(info) and info.domain == ERROR_DOMAIN:
+            return error_of_kind(info.reason, message, None)
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return WorkerLost(f"{where} is not reachable ({message}); try again later")
+    return InferError(f"{where}: {message}")
+
+
 def error_kind(error: InferError) -> str:
     """The `kind` of a refusal on the scheduler's stream."""
     return type(error).__name__

@@ -37,6 +37,8 @@ def request_from_wire(message: scheduling_pb2.Submit, engine_id: str, now_ns: in
         cache_salt=message.cache_salt,
         deadline_ns=now_ns + message.timeout_ns if message.HasField("timeout_ns") else None,
         trace=trace_from_wire(message.trace),
+        keep_prefix=message.keep_prefix,
+        pin_name=message.pin_name,
     )
 
 

@@ -14,8 +14,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from engine.blocks.disk import DiskMirror
-from engine.errors import InferError, WorkerLost
-from engine.ids import SeqSlot, StepId
+from engine.errors import InferError, TierFull, WorkerLost
+from engine.ids import BlockKey, SeqSlot, StepId
 from engine.scheduling.request import Event, FinishReason, Request
 from engine.scheduling.scheduler import Scheduler
 from services.common import logs
@@ -110,6 +110,8 @@ class WorkerLink:
         self._deadline_handle: asyncio.TimerHandle | None = None
         self._was_serving = False
         self._is_persisting = False
+        # What was pinned when the last session ended: the namespace of the keys, and the keys by name.
+        self._pinned: tuple[bytes, dict[str, tuple[BlockKey, ...]]] = (b"", {})
 
     @property
     def is_ready(self) -> bool:
@@ -231,6 +233,7 @@ class WorkerLink:
             self._set_state(LinkState.MISMATCH, objection)
             return
         self.scheduler = Scheduler(scheduler_config(ready, self._config), self._owner.disk_mirror(ready))
+        self._pin_again(self.scheduler, ready.namespace)
         self.tier_notes = {"host": ready.host_note, "disk": ready.disk_note}
         self._lost.clear()
         self.ready_since_ns = time.monotonic_ns()
@@ -246,6 +249,17 @@ class WorkerLink:
             ),
         )
         self._set_state(LinkState.READY, "")
+
+    def _pin_again(self, scheduler: Scheduler, namespace: bytes) -> None:
+        """What was pinned stays so, as long as the worker that comes back serves the same."""
+        pinned_namespace, pinned = self._pinned
+        if pinned_namespace != namespace:
+            return
+        for name, keys in pinned.items():
+            try:
+                scheduler.pin(name, keys)
+            except TierFull as error:
+                _log.error("pinned no longer", extra=logs.fields(worker=self.address, name=name, reason=str(error)))
 
     def _on_result(self, message: execution_pb2.StepResult) -> None:
         if self.scheduler is None:
@@ -342,6 +356,8 @@ class WorkerLink:
         """What had started is refused, what had not is handed back. The pool's content is forgotten."""
         if self._deadline_handle is not None:
             self._deadline_handle.cancel()
+        if self.scheduler is not None and self.ready is not None:
+            self._pinned = (self.ready.namespace, self.scheduler.pinned_keys())
         scheduler, self.scheduler, self.ready = self.scheduler, None, None
         self._lost.set()
         was = self.state

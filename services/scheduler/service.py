@@ -1,6 +1,7 @@
 """The gRPC face of the scheduler: streams of tokenizers on one side, links to workers on the other."""
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -11,12 +12,13 @@ from engine.errors import ConfigError, Draining
 from services.common import logs
 from services.common.server import ServiceHost
 from services.common.status import errors_as_status
+from services.scheduler.cache_relay import CacheRelay
 from services.scheduler.config import SchedulerServiceConfig
 from services.scheduler.dispatcher import Dispatcher
 from services.scheduler.front import FrontContext
 from services.scheduler.link import WorkerLink
 from services.scheduler.status import service_rows
-from tiercel.v1 import scheduling_pb2, scheduling_pb2_grpc
+from tiercel.v1 import common_pb2, scheduling_pb2, scheduling_pb2_grpc
 
 _log = logs.get_logger(__name__)
 
@@ -81,6 +83,16 @@ class SchedulerService:
         async with errors_as_status(context, _log):
             response.services.extend(service_rows(self._host, self.dispatcher))
         return response
+
+    async def ManageCache(
+        self, request: common_pb2.ManageCacheRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        async with errors_as_status(context, _log):
+            if self.dispatcher.is_draining:
+                raise Draining("the scheduler is shutting down")
+            async with contextlib.aclosing(CacheRelay(self.dispatcher, self._config).answer(request)) as events:
+                async for event in events:
+                    await context.write(event)
 
     async def drain(self) -> None:
         """Refuse what comes, finish what is there, keep on disk what is worth keeping."""

@@ -5,7 +5,7 @@ It is kept up by `run`: when it breaks, live calls end with WorkerLost and it is
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 import grpc
@@ -17,7 +17,7 @@ from services.common import logs
 from services.common.channel import dial
 from services.common.finish_reason_wire import finish_reason_to_wire
 from services.common.logprobs_wire import logprobs_from_wire, split_entries
-from services.common.status import error_of_kind
+from services.common.status import error_of_call, error_of_kind
 from services.tokenizer.config import TokenizerConfig
 from tiercel.v1 import common_pb2, scheduling_pb2, scheduling_pb2_grpc
 
@@ -100,6 +100,16 @@ class SchedulerStream:
                 common_pb2.ServiceStatus(role="scheduler", address=self._config.scheduler, state="lost", detail=detail)
             ]
         return list(response.services)
+
+    async def manage_cache(
+        self, request: common_pb2.ManageCacheRequest
+    ) -> AsyncGenerator[common_pb2.ManageCacheEvent, None]:
+        """What the scheduler answers. Raises an InferError."""
+        try:
+            async for event in scheduling_pb2_grpc.SchedulingStub(self._channel).ManageCache(request):
+                yield event
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, f"the scheduler at {self._config.scheduler}") from error
 
     async def run(self) -> None:
         """For ever; cancelled when the service leaves."""

@@ -1,6 +1,7 @@
 """The gRPC face of the tokenizer, the front door: text and ids in, text and ids out."""
 
 import asyncio
+import contextlib
 import os
 import uuid
 from typing import Any, cast
@@ -25,7 +26,7 @@ from services.tokenizer.reports import ReportBook
 from services.tokenizer.scheduler_stream import SchedulerStream
 from services.tokenizer.text_model import TextModel, load_text_model
 from services.tokenizer.validation import ValidRequest, validate
-from tiercel.v1 import inference_pb2, inference_pb2_grpc, scheduling_pb2
+from tiercel.v1 import common_pb2, inference_pb2, inference_pb2_grpc, scheduling_pb2
 
 _log = logs.get_logger(__name__)
 
@@ -104,6 +105,8 @@ class TokenizerService:
             tenant=request.tenant or text_metadata(metadata, "x-tenant"),
             cache_salt=request.cache_salt,
             trace=trace_to_wire(trace_from_metadata(metadata)),
+            keep_prefix=request.keep_prefix,
+            pin_name=request.pin_name,
         )
         remaining_s: float | None = context.time_remaining()
         if remaining_s is not None:
@@ -186,6 +189,12 @@ class TokenizerService:
             if self._text is not None:
                 response.models.append(self._model_info(self._text))
         return response
+
+    async def ManageCache(self, request: common_pb2.ManageCacheRequest, context: _Context) -> None:
+        answering = contextlib.aclosing(self._stream.manage_cache(request))
+        async with errors_as_status(context, _log), answering as events:
+            async for event in events:
+                await context.write(event)
 
     async def _prompt_ids(self, request: inference_pb2.GenerateRequest, text: TextModel) -> list[int]:
         match request.WhichOneof("prompt"):

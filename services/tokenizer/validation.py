@@ -26,6 +26,7 @@ MAX_BIAS = 100.0
 MAX_BAD_WORDS = 256
 MAX_BAD_WORD_CHARS = 256
 MAX_PENALTY = 2.0
+MAX_PIN_NAME_CHARS = 128
 
 
 class ServedModel(Protocol):
@@ -66,6 +67,7 @@ def validate(
     asked = request.sampling
     facts = model.facts
     _check_prompt(request, prompt_token_ids, facts)
+    _check_pin_name(request.pin_name)
     n = _whole(asked, "n", 1, 1, MAX_CHOICES)
     max_tokens, min_tokens = _lengths(asked, len(prompt_token_ids), max_model_tokens)
     stop_token_ids = _stop_ids(asked, facts)
@@ -108,6 +110,15 @@ def _check_prompt(request: inference_pb2.GenerateRequest, ids: Sequence[int], mo
             raise InvalidRequest("The prompt has no tokens; send a prompt of at least one.", field)
         case field:
             _check_ids(ids, field, model)
+
+
+def _check_pin_name(name: str) -> None:
+    if len(name) > MAX_PIN_NAME_CHARS or not (name.isprintable() and name == name.strip()):
+        raise InvalidRequest(
+            f"pin_name is {name[:MAX_PIN_NAME_CHARS]!r}; allowed are up to {MAX_PIN_NAME_CHARS} printable characters "
+            "without a space at either end.",
+            "pin_name",
+        )
 
 
 def _lengths(asked: inference_pb2.SamplingParams, prompt_tokens: int, max_model_tokens: int) -> tuple[int, int]:

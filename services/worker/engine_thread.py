@@ -21,6 +21,7 @@ from engine.ids import SeqSlot, StepId
 from engine.scheduling.plan import StepPlan, StepResult
 from kvstore.transfer import TierEvents, TierFault, Transfer, TransferResult
 from services.common import logs
+from services.worker.disk_keeper import DiskKeeper
 
 _log = logs.get_logger(__name__)
 
@@ -106,6 +107,8 @@ class LoadedEngine:
     executor: StepExecutor
     facts: WorkerFacts
     tiers: TierMover | None = None
+    keeper: DiskKeeper | None = None
+    """For people's questions about the disk; None where there is none."""
 
 
 LoadEngine = Callable[[LoadProgress, Callable[[TierNews], None]], LoadedEngine]
@@ -183,6 +186,8 @@ class EngineThread:
         self._is_leaving = False
         # Whose the transfers in flight are. Switched on the engine's thread when none is, read on the movers'.
         self._moving_for: EngineSession | None = None
+        self.keeper: DiskKeeper | None = None
+        """Set before `facts` returns."""
         self._news: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._kept_news: list[Callable[[], object]] = []
         self._courier = threading.Thread(target=self._carry, name="courier", daemon=True)
@@ -238,6 +243,7 @@ class EngineThread:
         except BaseException as error:
             self._tell(_fail, self._loaded, error)
             return
+        self.keeper = engine.keeper
         self._tell(_resolve, self._loaded, engine.facts)
         try:
             self._serve(engine.executor, engine.tiers)

@@ -91,7 +91,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         host_note=tiers.host_note,
         disk_note=tiers.disk_note,
     )
-    return LoadedEngine(runner, facts, tiers.mover)
+    return LoadedEngine(runner, facts, tiers.mover, None if tiers.mover is None else tiers.mover.keeper)
 
 
 def _device(asked: Device) -> torch.device:

@@ -1,10 +1,11 @@
 """The gRPC face of a worker: health from the first moment, one session at a time, progress while weights load."""
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator
-from typing import cast
+from typing import Any, cast
 
 import grpc
 
@@ -12,10 +13,12 @@ from engine.errors import Draining, InvalidRequest, WorkerLost
 from services.common import logs
 from services.common.server import ServiceHost
 from services.common.status import errors_as_status
+from services.worker.cache_call import look_after
+from services.worker.cache_wire import no_disk_to_wire
 from services.worker.engine_thread import EngineThread, LoadEngine
 from services.worker.session import SessionContext, WorkerSession
 from services.worker.wire import ready_to_wire
-from tiercel.v1 import execution_pb2, execution_pb2_grpc
+from tiercel.v1 import common_pb2, execution_pb2, execution_pb2_grpc
 
 _log = logs.get_logger(__name__)
 
@@ -23,6 +26,7 @@ SERVICE_NAME = "tiercel.v1.Execution"
 PROTOCOL_VERSION = 1
 
 _PROGRESS_INTERVAL_NS = 100_000_000
+_DISK_IS_OFF = "the disk tier is switched off; start with --disk-cache and --host-cache above 0"
 
 
 class WorkerService:
@@ -98,6 +102,22 @@ class WorkerService:
                 if self._session is session:
                     self._session = None
                 _log.info("session ended", extra=logs.fields(scheduler=scheduler_id))
+
+    async def ManageCache(
+        self, request: common_pb2.ManageCacheRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Beside the session, which goes on undisturbed."""
+        async with errors_as_status(context, _log):
+            if self._is_draining or self._engine is None:
+                raise Draining("the worker is shutting down; ask another one")
+            facts = await self._engine.facts()
+            keeper = self._engine.keeper
+            if keeper is None:
+                await context.write(no_disk_to_wire(facts.disk_note or _DISK_IS_OFF))
+                return
+            async with contextlib.aclosing(look_after(keeper, request)) as events:
+                async for event in events:
+                    await context.write(event)
 
     async def _begin_when_loaded(self, session: WorkerSession, engine: EngineThread) -> None:
         try:

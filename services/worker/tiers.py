@@ -17,6 +17,7 @@ from kvstore.transfer import TierEvents, Transfer
 from services.common import logs
 from services.common.byte_size import format_byte_size
 from services.worker.config import WorkerConfig
+from services.worker.disk_keeper import DiskKeeper
 from services.worker.engine_thread import LoadProgress, TierNews
 
 _log = logs.get_logger(__name__)
@@ -37,6 +38,7 @@ class Mover:
         self._disk = disk
         self._slab = slab
         self._tell = tell
+        self.keeper = None if disk is None else DiskKeeper(disk, tell)
         self._executor = TierExecutor(pool, slab, disk, on_result=tell, on_events=tell, on_fault=tell)
 
     def submit(self, transfer: Transfer) -> None:
@@ -49,11 +51,12 @@ class Mover:
 
     def announce(self) -> None:
         if self._disk is not None:
-            for chunk in self._disk.keys():  # noqa: SIM118  (not a dictionary)
+            for chunk in self._disk.key_chunks():
                 self._tell(TierEvents(stored=chunk))
 
     def close(self) -> None:
-        if self._executor.close(_CLOSE_S):
+        has_ended = self.keeper is None or self.keeper.close(_CLOSE_S)
+        if self._executor.close(_CLOSE_S) and has_ended:
             if self._disk is not None:
                 self._disk.close()
             self._slab.close()

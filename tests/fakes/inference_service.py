@@ -61,6 +61,10 @@ class FakeInference(inference_pb2_grpc.InferenceServicer):
         self.hold_after_first_delta = False
         self.first_delta_sent = threading.Event()
         self.released = threading.Event()
+        self.cache_requests: list[common_pb2.ManageCacheRequest] = []
+        self.cache_events: list[common_pb2.ManageCacheEvent] = []
+        """What ManageCache answers, to whatever is asked."""
+        self.tier_note = "the directory is on the moon"
         self.ended_by_client = threading.Event()
         """A call ended before its Finished: the client cancelled, or the deadline passed."""
 
@@ -124,6 +128,8 @@ class FakeInference(inference_pb2_grpc.InferenceServicer):
                     e2e_ns=34_000_000,
                     prefill_chunks=1,
                     worker="127.0.0.1:1",
+                    fetch_ns=250_000,
+                    load_ns=500_000,
                 ),
             )
         )
@@ -152,14 +158,29 @@ class FakeInference(inference_pb2_grpc.InferenceServicer):
         tier = common_pb2.TierStatus(
             tier="device", capacity_blocks=8, in_use_blocks=3, cached_blocks=2, lookup_tokens=100, hit_tokens=25
         )
+        disk = common_pb2.TierStatus(tier="disk", pinned_blocks=4, evicted_blocks=6, note=self.tier_note)
+        fetch = common_pb2.MoveStatus(move="fetch", transfers=2, blocks=9, bytes=3 << 20, copy_ns=1 << 20, wait_ns=10)
         worker = common_pb2.WorkerStatus(
-            model=MODEL, device="cpu", dtype="bf16", kv_dtype="bf16", block_bytes=1024, running=1, tiers=[tier]
+            model=MODEL,
+            device="cpu",
+            dtype="bf16",
+            kv_dtype="bf16",
+            block_bytes=1024,
+            running=1,
+            tiers=[tier, disk],
+            moves=[fetch],
         )
         services = [
             common_pb2.ServiceStatus(role="tokenizer", address=self.address, pid=11, state="ready"),
             common_pb2.ServiceStatus(role="worker", address="127.0.0.1:1", pid=13, state="lost", worker=worker),
         ]
         return inference_pb2.GetStatusResponse(services=services, models=[self._model()])
+
+    def ManageCache(
+        self, request: common_pb2.ManageCacheRequest, _context: Any
+    ) -> Iterator[common_pb2.ManageCacheEvent]:
+        self.cache_requests.append(request)
+        yield from self.cache_events
 
     def _on_end(self, is_complete: bool) -> None:
         if not is_complete:

@@ -56,6 +56,8 @@ def test_json_is_one_object_with_the_promised_fields(server: FakeInference, caps
     }
     assert report == {
         "queue_ms": 1.0,
+        "fetch_ms": 0.25,
+        "load_ms": 0.5,
         "prefill_ms": 2.0,
         "decode_ms": 30.0,
         "ttft_ms": 3.5,

@@ -17,6 +17,11 @@ class Consoles:
         self.err.print("[bold red]error:[/] ", end="")
         self.err.print(message, markup=False, highlight=False, soft_wrap=True)
 
+    def warn(self, message: str) -> None:
+        """The command goes on, but people should know."""
+        self.err.print("[bold yellow]warning:[/] ", end="")
+        self.err.print(message, markup=False, highlight=False, soft_wrap=True)
+
     def note(self, message: str) -> None:
         """For people at a terminal; a pipe does not see it."""
         if self.err.is_terminal:

@@ -180,6 +180,8 @@ def _choice(choice: Choice) -> dict[str, Any]:
 def _report(report: RequestReport) -> dict[str, Any]:
     return {
         "queue_ms": report.queue_ns / NS_PER_MS,
+        "fetch_ms": report.fetch_ns / NS_PER_MS,
+        "load_ms": report.load_ns / NS_PER_MS,
         "prefill_ms": report.prefill_ns / NS_PER_MS,
         "decode_ms": report.decode_ns / NS_PER_MS,
         "ttft_ms": report.ttft_ns / NS_PER_MS,

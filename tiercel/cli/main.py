@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import click
 
+from tiercel.cli.cache import cache
 from tiercel.cli.chat import chat
 from tiercel.cli.console import standard_consoles
 from tiercel.cli.down import down
@@ -22,7 +23,7 @@ def infer_cli() -> None:
     """Serve language models as gRPC services with a tiered KV cache, and ask them things."""
 
 
-for _command in (up, down, status, generate, chat):
+for _command in (up, down, status, generate, chat, cache):
     infer_cli.add_command(_command)
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 from grpc import aio
 
+from tiercel.client import cache_wire, wire
 from tiercel.client import request as requests
-from tiercel.client import wire
+from tiercel.client.cache import CacheClearing, CacheReport, CacheVerification, CareProgress
+from tiercel.client.cache_wire import CareAnswers
 from tiercel.client.channel import CA, channel_options, credentials
 from tiercel.client.completion import Completion, CompletionBuilder
 from tiercel.client.events import Event, RequestReport
@@ -18,7 +20,7 @@ from tiercel.client.retry import Attempts, RetryPolicy
 from tiercel.client.status import ModelInfo, StackStatus
 from tiercel.client.sync import CONTROL_TIMEOUT_S, DEFAULT_TARGET
 from tiercel.errors import Cancelled
-from tiercel.v1 import inference_pb2
+from tiercel.v1 import common_pb2, inference_pb2
 from tiercel.v1.inference_pb2_grpc import InferenceStub
 
 if TYPE_CHECKING:
@@ -180,6 +182,22 @@ class AsyncClient:
         """Services, models, queue and cache by tier."""
         return wire.stack_status(await self._ask(self._connected().GetStatus, inference_pb2.GetStatusRequest()))
 
+    async def cache(self) -> CacheReport:
+        """What is on the disks, by namespace, and what is pinned. Sizes and hits by tier are in `status`."""
+        return (await self._manage(cache_wire.describe_request())).report()
+
+    async def verify_cache(self, on_progress: CareProgress | None = None) -> CacheVerification:
+        """Has every record of every disk read. Changes nothing; takes as long as it takes."""
+        return (await self._manage(cache_wire.verify_request(), on_progress)).verification()
+
+    async def clear_cache(self, *, all_namespaces: bool = False) -> CacheClearing:
+        """Deletes the served namespace's records from disk, or those of all, and drops all pins."""
+        return (await self._manage(cache_wire.clear_request(all_namespaces))).clearing()
+
+    async def unpin(self, name: str) -> bool:
+        """Whether the name was pinned."""
+        return bool((await self._manage(cache_wire.unpin_request(name))).unpinned)
+
     async def report(self, request_id: str) -> RequestReport:
         """Where a finished request's time went. Raises NotFound once the server has forgotten it."""
         request = inference_pb2.GetReportRequest(request_id=request_id)
@@ -199,6 +217,28 @@ class AsyncClient:
         self, call: GenerateCall, timeout_s: float | None
     ) -> "aio.UnaryStreamCall[inference_pb2.GenerateRequest, inference_pb2.GenerateEvent]":
         return self._connected().Generate(call.request, timeout=timeout_s, metadata=call.metadata)
+
+    async def _manage(
+        self, request: common_pb2.ManageCacheRequest, on_progress: CareProgress | None = None
+    ) -> CareAnswers:
+        attempts = Attempts(self._retry, None)
+        received = False
+        while True:
+            answers = CareAnswers(on_progress)
+            rpc = self._connected().ManageCache(request)
+            try:
+                async for message in rpc:
+                    received = True
+                    answers.add(message)
+                return answers
+            except aio.AioRpcError as error:
+                failure = error_of(error, self.target)
+                delay = attempts.delay_s(failure, received)
+                if delay is None:
+                    raise failure from None
+            finally:
+                rpc.cancel()
+            await asyncio.sleep(delay)
 
     async def _ask(self, method: "aio.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
         attempts = Attempts(self._retry, CONTROL_TIMEOUT_S)

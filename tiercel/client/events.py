@@ -56,6 +56,10 @@ class RequestReport:
     worker: str
     """Address of the worker that ran it."""
     received_unix_ns: int
+    fetch_ns: int
+    """Waited for blocks from disk."""
+    load_ns: int
+    """Waited for blocks from host memory."""
 
 
 @dataclass(frozen=True, slots=True)

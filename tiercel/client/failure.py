@@ -18,6 +18,8 @@ _CLASSES: dict[grpc.StatusCode, type[errors.TiercelError]] = {
     grpc.StatusCode.CANCELLED: errors.Cancelled,
     grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
 }
+_CLASSES_BY_REASON: dict[str, type[errors.TiercelError]] = {"TierFull": errors.TierFull}
+"""Where the status alone does not say enough."""
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
@@ -47,7 +49,8 @@ def error_of(call: FailedCall, target: str) -> errors.TiercelError:
             retry = error_details_pb2.RetryInfo()
             detail.Unpack(retry)
             retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
-    return _CLASSES.get(code, errors.ServerFailure)(
+    error_class = _CLASSES_BY_REASON.get(reason or "", _CLASSES.get(code, errors.ServerFailure))
+    return error_class(
         _message(code, call.details() or "", reason, target),
         code=code.name,
         reason=reason,

@@ -30,6 +30,10 @@ class GenerateOptions(TypedDict, total=False):
     """Requests share cached prefixes only under equal salt."""
     priority: int
     """Lower runs earlier, default 0."""
+    keep_prefix: bool
+    """Bring the prompt's blocks down to host memory and disk as soon as they are computed."""
+    pin_name: str
+    """Add the prompt's blocks to the prefix that is pinned under this name. Raises TierFull where there is no room."""
     resume_tokens: Sequence[int]
     """Tokens of this answer that the caller already has; generation goes on after them."""
     timeout: float
@@ -64,7 +68,9 @@ class GenerateOptions(TypedDict, total=False):
 Metadata = tuple[tuple[str, str], ...]
 
 _CALL_OPTIONS = frozenset({"timeout", "traceparent", "tracestate"})
-_REQUEST_OPTIONS = frozenset({"model", "request_id", "tenant", "cache_salt", "priority", "resume_tokens"})
+_REQUEST_OPTIONS = frozenset(
+    {"model", "request_id", "tenant", "cache_salt", "priority", "resume_tokens", "keep_prefix", "pin_name"}
+)
 
 
 @dataclass(frozen=True, slots=True)

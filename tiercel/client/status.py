@@ -16,6 +16,31 @@ class TierStatus:
     """Prompt tokens looked up since start."""
     hit_tokens: int
     """Of which this tier had."""
+    pinned_blocks: int
+    """Of pinned prefixes."""
+    evicted_blocks: int
+    """Since start."""
+    note: str
+    """What is wrong with the tier, or worth knowing."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoveStatus:
+    """One direction between two tiers, since the worker's session began."""
+
+    move: str
+    """spill, load, persist or fetch."""
+    transfers: int
+    blocks: int
+    bytes: int
+    copy_ns: int
+    wait_ns: int
+    failed_transfers: int
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        """While copying. None: nothing was copied."""
+        return self.bytes / self.copy_ns * 1e9 if self.copy_ns else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +69,8 @@ class WorkerStatus:
     step_gap_p99_ns: int
     back_to_back_steps: int
     """Steps whose plan was waiting on the worker when the step before ended; the gaps are theirs."""
+    moves: tuple[MoveStatus, ...]
+    """Between the tiers; none where there is nothing below the device."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,10 @@ from typing import Self, TypeVar, Unpack
 
 import grpc
 
+from tiercel.client import cache_wire, wire
 from tiercel.client import request as requests
-from tiercel.client import wire
+from tiercel.client.cache import CacheClearing, CacheReport, CacheVerification, CareProgress
+from tiercel.client.cache_wire import CareAnswers
 from tiercel.client.channel import CA, channel_options, credentials
 from tiercel.client.completion import Completion, CompletionBuilder
 from tiercel.client.events import Event, RequestReport
@@ -17,7 +19,7 @@ from tiercel.client.request import ChatMessage, GenerateCall, GenerateOptions, P
 from tiercel.client.retry import Attempts, RetryPolicy
 from tiercel.client.status import ModelInfo, StackStatus
 from tiercel.errors import Cancelled
-from tiercel.v1 import inference_pb2
+from tiercel.v1 import common_pb2, inference_pb2
 from tiercel.v1.inference_pb2_grpc import InferenceStub
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -163,6 +165,22 @@ class Client:
         """Services, models, queue and cache by tier."""
         return wire.stack_status(self._ask(self._stub.GetStatus, inference_pb2.GetStatusRequest()))
 
+    def cache(self) -> CacheReport:
+        """What is on the disks, by namespace, and what is pinned. Sizes and hits by tier are in `status`."""
+        return self._manage(cache_wire.describe_request()).report()
+
+    def verify_cache(self, on_progress: CareProgress | None = None) -> CacheVerification:
+        """Has every record of every disk read. Changes nothing; takes as long as it takes."""
+        return self._manage(cache_wire.verify_request(), on_progress).verification()
+
+    def clear_cache(self, *, all_namespaces: bool = False) -> CacheClearing:
+        """Deletes the served namespace's records from disk, or those of all, and drops all pins."""
+        return self._manage(cache_wire.clear_request(all_namespaces)).clearing()
+
+    def unpin(self, name: str) -> bool:
+        """Whether the name was pinned."""
+        return bool(self._manage(cache_wire.unpin_request(name)).unpinned)
+
     def report(self, request_id: str) -> RequestReport:
         """Where a finished request's time went. Raises NotFound once the server has forgotten it."""
         response = self._ask(self._stub.GetReport, inference_pb2.GetReportRequest(request_id=request_id))
@@ -170,6 +188,27 @@ class Client:
 
     def _open(self, call: GenerateCall, timeout_s: float | None) -> "grpc._CallIterator[inference_pb2.GenerateEvent]":
         return self._stub.Generate(call.request, timeout=timeout_s, metadata=call.metadata)
+
+    def _manage(self, request: common_pb2.ManageCacheRequest, on_progress: CareProgress | None = None) -> CareAnswers:
+        attempts = Attempts(self._retry, None)
+        received = False
+        while True:
+            answers = CareAnswers(on_progress)
+            rpc = self._stub.ManageCache(request)
+            try:
+                for message in rpc:
+                    received = True
+                    answers.add(message)
+                return answers
+            except grpc.RpcError as error:
+                failure = error_of(error, self.target)
+                delay = attempts.delay_s(failure, received)
+                if delay is None:
+                    raise failure from None
+            finally:
+                # Also when the caller is interrupted: nobody shall go on reading a disk for it.
+                rpc.cancel()
+            time.sleep(delay)
 
     def _ask(self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
         attempts = Attempts(self._retry, CONTROL_TIMEOUT_S)

@@ -16,7 +16,7 @@ from tiercel.client.events import (
     TokenLogprob,
     Usage,
 )
-from tiercel.client.status import ModelInfo, ServiceStatus, StackStatus, TierStatus, WorkerStatus
+from tiercel.client.status import ModelInfo, MoveStatus, ServiceStatus, StackStatus, TierStatus, WorkerStatus
 from tiercel.v1 import common_pb2, inference_pb2
 
 _REASONS = {
@@ -78,6 +78,8 @@ def report(message: common_pb2.RequestReport) -> RequestReport:
         prefill_chunks=message.prefill_chunks,
         worker=message.worker,
         received_unix_ns=message.received_unix_ns,
+        fetch_ns=message.fetch_ns,
+        load_ns=message.load_ns,
     )
 
 
@@ -141,6 +143,7 @@ def _worker_status(message: common_pb2.WorkerStatus) -> WorkerStatus:
         step_gap_p50_ns=message.step_gap_p50_ns,
         step_gap_p99_ns=message.step_gap_p99_ns,
         back_to_back_steps=message.back_to_back_steps,
+        moves=tuple(_move_status(move) for move in message.moves),
     )
 
 
@@ -152,4 +155,19 @@ def _tier_status(message: common_pb2.TierStatus) -> TierStatus:
         message.cached_blocks,
         message.lookup_tokens,
         message.hit_tokens,
+        message.pinned_blocks,
+        message.evicted_blocks,
+        message.note,
+    )
+
+
+def _move_status(message: common_pb2.MoveStatus) -> MoveStatus:
+    return MoveStatus(
+        message.move,
+        message.transfers,
+        message.blocks,
+        message.bytes,
+        message.copy_ns,
+        message.wait_ns,
+        message.failed_transfers,
     )

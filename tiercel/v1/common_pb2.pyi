@@ -239,3 +239,179 @@ class MoveStatus(_message.Message):
     wait_ns: int
     failed_transfers: int
     def __init__(self, move: _Optional[str] = ..., transfers: _Optional[int] = ..., blocks: _Optional[int] = ..., bytes: _Optional[int] = ..., copy_ns: _Optional[int] = ..., wait_ns: _Optional[int] = ..., failed_transfers: _Optional[int] = ...) -> None: ...
+
+class ManageCacheRequest(_message.Message):
+    __slots__ = ("describe", "verify", "clear", "unpin")
+    DESCRIBE_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_FIELD_NUMBER: _ClassVar[int]
+    CLEAR_FIELD_NUMBER: _ClassVar[int]
+    UNPIN_FIELD_NUMBER: _ClassVar[int]
+    describe: DescribeCache
+    verify: VerifyCache
+    clear: ClearCache
+    unpin: UnpinPrefix
+    def __init__(self, describe: _Optional[_Union[DescribeCache, _Mapping]] = ..., verify: _Optional[_Union[VerifyCache, _Mapping]] = ..., clear: _Optional[_Union[ClearCache, _Mapping]] = ..., unpin: _Optional[_Union[UnpinPrefix, _Mapping]] = ...) -> None: ...
+
+class DescribeCache(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class VerifyCache(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ClearCache(_message.Message):
+    __slots__ = ("all_namespaces",)
+    ALL_NAMESPACES_FIELD_NUMBER: _ClassVar[int]
+    all_namespaces: bool
+    def __init__(self, all_namespaces: _Optional[bool] = ...) -> None: ...
+
+class UnpinPrefix(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ManageCacheEvent(_message.Message):
+    __slots__ = ("worker", "progress", "disk", "no_disk", "pinned", "bad_records", "verification", "clearing", "unpinned", "failure")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    DISK_FIELD_NUMBER: _ClassVar[int]
+    NO_DISK_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    BAD_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    VERIFICATION_FIELD_NUMBER: _ClassVar[int]
+    CLEARING_FIELD_NUMBER: _ClassVar[int]
+    UNPINNED_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    progress: CacheProgress
+    disk: DiskDescription
+    no_disk: NoDisk
+    pinned: PinnedPrefix
+    bad_records: BadRecords
+    verification: DiskVerification
+    clearing: DiskClearing
+    unpinned: Unpinned
+    failure: CareFailure
+    def __init__(self, worker: _Optional[str] = ..., progress: _Optional[_Union[CacheProgress, _Mapping]] = ..., disk: _Optional[_Union[DiskDescription, _Mapping]] = ..., no_disk: _Optional[_Union[NoDisk, _Mapping]] = ..., pinned: _Optional[_Union[PinnedPrefix, _Mapping]] = ..., bad_records: _Optional[_Union[BadRecords, _Mapping]] = ..., verification: _Optional[_Union[DiskVerification, _Mapping]] = ..., clearing: _Optional[_Union[DiskClearing, _Mapping]] = ..., unpinned: _Optional[_Union[Unpinned, _Mapping]] = ..., failure: _Optional[_Union[CareFailure, _Mapping]] = ...) -> None: ...
+
+class CacheProgress(_message.Message):
+    __slots__ = ("done_records", "total_records")
+    DONE_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    done_records: int
+    total_records: int
+    def __init__(self, done_records: _Optional[int] = ..., total_records: _Optional[int] = ...) -> None: ...
+
+class NoDisk(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class CareFailure(_message.Message):
+    __slots__ = ("message",)
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    message: str
+    def __init__(self, message: _Optional[str] = ...) -> None: ...
+
+class DiskDescription(_message.Message):
+    __slots__ = ("disk_id", "directory", "capacity_bytes", "index_bytes", "served_namespace", "corrupt_records", "namespaces", "tenants", "tenant_bytes")
+    DISK_ID_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SERVED_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACES_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    TENANT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    disk_id: bytes
+    directory: str
+    capacity_bytes: int
+    index_bytes: int
+    served_namespace: bytes
+    corrupt_records: int
+    namespaces: _containers.RepeatedCompositeFieldContainer[DiskNamespace]
+    tenants: int
+    tenant_bytes: int
+    def __init__(self, disk_id: _Optional[bytes] = ..., directory: _Optional[str] = ..., capacity_bytes: _Optional[int] = ..., index_bytes: _Optional[int] = ..., served_namespace: _Optional[bytes] = ..., corrupt_records: _Optional[int] = ..., namespaces: _Optional[_Iterable[_Union[DiskNamespace, _Mapping]]] = ..., tenants: _Optional[int] = ..., tenant_bytes: _Optional[int] = ...) -> None: ...
+
+class DiskNamespace(_message.Message):
+    __slots__ = ("namespace", "block_bytes", "records", "payload_bytes", "file_bytes", "hits", "hit_records", "youngest_ns", "median_age_ns", "oldest_ns")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FILE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HITS_FIELD_NUMBER: _ClassVar[int]
+    HIT_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    YOUNGEST_NS_FIELD_NUMBER: _ClassVar[int]
+    MEDIAN_AGE_NS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_NS_FIELD_NUMBER: _ClassVar[int]
+    namespace: bytes
+    block_bytes: int
+    records: int
+    payload_bytes: int
+    file_bytes: int
+    hits: int
+    hit_records: int
+    youngest_ns: int
+    median_age_ns: int
+    oldest_ns: int
+    def __init__(self, namespace: _Optional[bytes] = ..., block_bytes: _Optional[int] = ..., records: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., file_bytes: _Optional[int] = ..., hits: _Optional[int] = ..., hit_records: _Optional[int] = ..., youngest_ns: _Optional[int] = ..., median_age_ns: _Optional[int] = ..., oldest_ns: _Optional[int] = ...) -> None: ...
+
+class PinnedPrefix(_message.Message):
+    __slots__ = ("name", "blocks", "device_blocks", "host_blocks", "disk_blocks")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    HOST_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    DISK_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    blocks: int
+    device_blocks: int
+    host_blocks: int
+    disk_blocks: int
+    def __init__(self, name: _Optional[str] = ..., blocks: _Optional[int] = ..., device_blocks: _Optional[int] = ..., host_blocks: _Optional[int] = ..., disk_blocks: _Optional[int] = ...) -> None: ...
+
+class BadRecord(_message.Message):
+    __slots__ = ("namespace", "key", "fault")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
+    namespace: bytes
+    key: bytes
+    fault: str
+    def __init__(self, namespace: _Optional[bytes] = ..., key: _Optional[bytes] = ..., fault: _Optional[str] = ...) -> None: ...
+
+class BadRecords(_message.Message):
+    __slots__ = ("records",)
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedCompositeFieldContainer[BadRecord]
+    def __init__(self, records: _Optional[_Iterable[_Union[BadRecord, _Mapping]]] = ...) -> None: ...
+
+class DiskVerification(_message.Message):
+    __slots__ = ("records", "bytes", "bad_records", "index_faults")
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    BAD_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FAULTS_FIELD_NUMBER: _ClassVar[int]
+    records: int
+    bytes: int
+    bad_records: int
+    index_faults: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, records: _Optional[int] = ..., bytes: _Optional[int] = ..., bad_records: _Optional[int] = ..., index_faults: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DiskClearing(_message.Message):
+    __slots__ = ("records",)
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    records: int
+    def __init__(self, records: _Optional[int] = ...) -> None: ...
+
+class Unpinned(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...

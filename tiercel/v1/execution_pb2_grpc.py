@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from tiercel.v1 import common_pb2 as tiercel_dot_v1_dot_common__pb2
 from tiercel.v1 import execution_pb2 as tiercel_dot_v1_dot_execution__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -39,6 +40,11 @@ class ExecutionStub:
                 request_serializer=tiercel_dot_v1_dot_execution__pb2.PlanMessage.SerializeToString,
                 response_deserializer=tiercel_dot_v1_dot_execution__pb2.WorkerMessage.FromString,
                 _registered_method=True)
+        self.ManageCache = channel.unary_stream(
+                '/tiercel.v1.Execution/ManageCache',
+                request_serializer=tiercel_dot_v1_dot_common__pb2.ManageCacheRequest.SerializeToString,
+                response_deserializer=tiercel_dot_v1_dot_common__pb2.ManageCacheEvent.FromString,
+                _registered_method=True)
 
 
 class ExecutionServicer:
@@ -50,6 +56,13 @@ class ExecutionServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ManageCache(self, request, context):
+        """For people: looks after the disk beside the session. Whatever it evicts comes as TierEvents of the session.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExecutionServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +70,11 @@ def add_ExecutionServicer_to_server(servicer, server):
                     servicer.Session,
                     request_deserializer=tiercel_dot_v1_dot_execution__pb2.PlanMessage.FromString,
                     response_serializer=tiercel_dot_v1_dot_execution__pb2.WorkerMessage.SerializeToString,
+            ),
+            'ManageCache': grpc.unary_stream_rpc_method_handler(
+                    servicer.ManageCache,
+                    request_deserializer=tiercel_dot_v1_dot_common__pb2.ManageCacheRequest.FromString,
+                    response_serializer=tiercel_dot_v1_dot_common__pb2.ManageCacheEvent.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +104,33 @@ class Execution:
             '/tiercel.v1.Execution/Session',
             tiercel_dot_v1_dot_execution__pb2.PlanMessage.SerializeToString,
             tiercel_dot_v1_dot_execution__pb2.WorkerMessage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ManageCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tiercel.v1.Execution/ManageCache',
+            tiercel_dot_v1_dot_common__pb2.ManageCacheRequest.SerializeToString,
+            tiercel_dot_v1_dot_common__pb2.ManageCacheEvent.FromString,
             options,
             channel_credentials,
             insecure,

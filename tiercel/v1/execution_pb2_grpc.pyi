@@ -7,6 +7,7 @@ on the worker is void and the scheduler decides what becomes of the requests.
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from tiercel.v1 import common_pb2 as _common_pb2
 from tiercel.v1 import execution_pb2 as _execution_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -34,11 +35,15 @@ class ExecutionStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ExecutionAsyncStub: ...
     Session: _grpc.StreamStreamMultiCallable[_execution_pb2.PlanMessage, _execution_pb2.WorkerMessage]
+    ManageCache: _grpc.UnaryStreamMultiCallable[_common_pb2.ManageCacheRequest, _common_pb2.ManageCacheEvent]
+    """For people: looks after the disk beside the session. Whatever it evicts comes as TierEvents of the session."""
 
 @_typing.type_check_only
 class ExecutionAsyncStub(ExecutionStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Session: _aio.StreamStreamMultiCallable[_execution_pb2.PlanMessage, _execution_pb2.WorkerMessage]  # type: ignore[assignment]
+    ManageCache: _aio.UnaryStreamMultiCallable[_common_pb2.ManageCacheRequest, _common_pb2.ManageCacheEvent]  # type: ignore[assignment]
+    """For people: looks after the disk beside the session. Whatever it evicts comes as TierEvents of the session."""
 
 class ExecutionServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -47,5 +52,13 @@ class ExecutionServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_execution_pb2.PlanMessage],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_execution_pb2.WorkerMessage], _abc.AsyncIterator[_execution_pb2.WorkerMessage]]: ...
+
+    @_abc_1.abstractmethod
+    def ManageCache(
+        self,
+        request: _common_pb2.ManageCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_common_pb2.ManageCacheEvent], _abc.AsyncIterator[_common_pb2.ManageCacheEvent]]:
+        """For people: looks after the disk beside the session. Whatever it evicts comes as TierEvents of the session."""
 
 def add_ExecutionServicer_to_server(servicer: ExecutionServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

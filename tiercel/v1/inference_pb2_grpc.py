@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from tiercel.v1 import common_pb2 as tiercel_dot_v1_dot_common__pb2
 from tiercel.v1 import inference_pb2 as tiercel_dot_v1_dot_inference__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -64,6 +65,11 @@ class InferenceStub:
                 request_serializer=tiercel_dot_v1_dot_inference__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=tiercel_dot_v1_dot_inference__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.ManageCache = channel.unary_stream(
+                '/tiercel.v1.Inference/ManageCache',
+                request_serializer=tiercel_dot_v1_dot_common__pb2.ManageCacheRequest.SerializeToString,
+                response_deserializer=tiercel_dot_v1_dot_common__pb2.ManageCacheEvent.FromString,
+                _registered_method=True)
 
 
 class InferenceServicer:
@@ -109,6 +115,12 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ManageCache(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -141,6 +153,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=tiercel_dot_v1_dot_inference__pb2.GetStatusRequest.FromString,
                     response_serializer=tiercel_dot_v1_dot_inference__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'ManageCache': grpc.unary_stream_rpc_method_handler(
+                    servicer.ManageCache,
+                    request_deserializer=tiercel_dot_v1_dot_common__pb2.ManageCacheRequest.FromString,
+                    response_serializer=tiercel_dot_v1_dot_common__pb2.ManageCacheEvent.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -305,6 +322,33 @@ class Inference:
             '/tiercel.v1.Inference/GetStatus',
             tiercel_dot_v1_dot_inference__pb2.GetStatusRequest.SerializeToString,
             tiercel_dot_v1_dot_inference__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ManageCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tiercel.v1.Inference/ManageCache',
+            tiercel_dot_v1_dot_common__pb2.ManageCacheRequest.SerializeToString,
+            tiercel_dot_v1_dot_common__pb2.ManageCacheEvent.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ What clients speak: client <-> tokenizer service, the front door."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from tiercel.v1 import common_pb2 as _common_pb2
 from tiercel.v1 import inference_pb2 as _inference_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -42,6 +43,7 @@ class InferenceStub:
     GetReport: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetReportRequest, _inference_pb2.GetReportResponse]
     """The report of a finished request, while it is still remembered; NOT_FOUND afterwards."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetStatusRequest, _inference_pb2.GetStatusResponse]
+    ManageCache: _grpc.UnaryStreamMultiCallable[_common_pb2.ManageCacheRequest, _common_pb2.ManageCacheEvent]
 
 @_typing.type_check_only
 class InferenceAsyncStub(InferenceStub):
@@ -57,6 +59,7 @@ class InferenceAsyncStub(InferenceStub):
     GetReport: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetReportRequest, _inference_pb2.GetReportResponse]  # type: ignore[assignment]
     """The report of a finished request, while it is still remembered; NOT_FOUND afterwards."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetStatusRequest, _inference_pb2.GetStatusResponse]  # type: ignore[assignment]
+    ManageCache: _aio.UnaryStreamMultiCallable[_common_pb2.ManageCacheRequest, _common_pb2.ManageCacheEvent]  # type: ignore[assignment]
 
 class InferenceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -105,5 +108,12 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.GetStatusResponse, _abc.Awaitable[_inference_pb2.GetStatusResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ManageCache(
+        self,
+        request: _common_pb2.ManageCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_common_pb2.ManageCacheEvent], _abc.AsyncIterator[_common_pb2.ManageCacheEvent]]: ...
 
 def add_InferenceServicer_to_server(servicer: InferenceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tiercel.v1 import common_pb2 as tiercel_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btiercel/v1/scheduling.proto\x12\ntiercel.v1\x1a\x17tiercel/v1/common.proto\"e\n\x0c\x46rontMessage\x12$\n\x06submit\x18\x01 \x01(\x0b\x32\x12.tiercel.v1.SubmitH\x00\x12$\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x12.tiercel.v1.CancelH\x00\x42\t\n\x07message\"\x9f\x02\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12\x18\n\x10resume_token_ids\x18\x04 \x03(\r\x12+\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.tiercel.v1.TokenSampling\x12\t\n\x01n\x18\x06 \x01(\r\x12\x10\n\x08priority\x18\x07 \x01(\x05\x12\x0e\n\x06tenant\x18\x08 \x01(\t\x12\x12\n\ncache_salt\x18\t \x01(\t\x12\x17\n\ntimeout_ns\x18\n \x01(\x04H\x00\x88\x01\x01\x12\'\n\x05trace\x18\x0b \x01(\x0b\x32\x18.tiercel.v1.TraceContextB\r\n\x0b_timeout_ns\"`\n\x06\x43\x61ncel\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x12\n\x05index\x18\x02 \x01(\rH\x00\x88\x01\x01\x12(\n\x06reason\x18\x03 \x01(\x0e\x32\x18.tiercel.v1.FinishReasonB\x08\n\x06_index\"r\n\x10SchedulerMessage\x12)\n\x04info\x18\x01 \x01(\x0b\x32\x19.tiercel.v1.SchedulerInfoH\x00\x12(\n\x06output\x18\x02 \x01(\x0b\x32\x16.tiercel.v1.StepOutputH\x00\x42\t\n\x07message\"\x85\x01\n\rSchedulerInfo\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x18\n\x10max_model_tokens\x18\x04 \x01(\r\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x13\n\x0bmax_waiting\x18\x06 \x01(\r\"\xd7\x01\n\nStepOutput\x12!\n\x06starts\x18\x01 \x03(\x0b\x32\x11.tiercel.v1.Start\x12(\n\x06tokens\x18\x02 \x01(\x0b\x32\x18.tiercel.v1.TokenColumns\x12$\n\x08\x66inishes\x18\x03 \x03(\x0b\x32\x12.tiercel.v1.Finish\x12%\n\x08refusals\x18\x04 \x03(\x0b\x32\x13.tiercel.v1.Refusal\x12/\n\rprompt_scores\x18\x05 \x03(\x0b\x32\x18.tiercel.v1.PromptScores\"H\n\x05Start\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12/\n\rcached_tokens\x18\x02 \x01(\x0b\x32\x18.tiercel.v1.CachedTokens\"\x87\x01\n\x0cTokenColumns\x12\x0f\n\x07handles\x18\x01 \x03(\x04\x12\x0f\n\x07indices\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x14\n\x0clogprob_rows\x18\x04 \x03(\r\x12,\n\x08logprobs\x18\x05 \x01(\x0b\x32\x1a.tiercel.v1.LogprobColumns\"L\n\x0cPromptScores\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12,\n\x08logprobs\x18\x02 \x01(\x0b\x32\x1a.tiercel.v1.LogprobColumns\"\xaa\x01\n\x06\x46inish\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\r\x12(\n\x06reason\x18\x03 \x01(\x0e\x32\x18.tiercel.v1.FinishReason\x12\x1a\n\rstop_token_id\x18\x04 \x01(\rH\x00\x88\x01\x01\x12)\n\x06report\x18\x05 \x01(\x0b\x32\x19.tiercel.v1.RequestReportB\x10\n\x0e_stop_token_id\"h\n\x07Refusal\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x1b\n\x0eretry_after_ns\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_retry_after_ns\"\x1b\n\x19GetSchedulerStatusRequest\"I\n\x1aGetSchedulerStatusResponse\x12+\n\x08services\x18\x01 \x03(\x0b\x32\x19.tiercel.v1.ServiceStatus2\xb8\x01\n\nScheduling\x12\x45\n\x07\x43onnect\x12\x18.tiercel.v1.FrontMessage\x1a\x1c.tiercel.v1.SchedulerMessage(\x01\x30\x01\x12\x63\n\x12GetSchedulerStatus\x12%.tiercel.v1.GetSchedulerStatusRequest\x1a&.tiercel.v1.GetSchedulerStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btiercel/v1/scheduling.proto\x12\ntiercel.v1\x1a\x17tiercel/v1/common.proto\"e\n\x0c\x46rontMessage\x12$\n\x06submit\x18\x01 \x01(\x0b\x32\x12.tiercel.v1.SubmitH\x00\x12$\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x12.tiercel.v1.CancelH\x00\x42\t\n\x07message\"\xc6\x02\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12\x18\n\x10resume_token_ids\x18\x04 \x03(\r\x12+\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.tiercel.v1.TokenSampling\x12\t\n\x01n\x18\x06 \x01(\r\x12\x10\n\x08priority\x18\x07 \x01(\x05\x12\x0e\n\x06tenant\x18\x08 \x01(\t\x12\x12\n\ncache_salt\x18\t \x01(\t\x12\x17\n\ntimeout_ns\x18\n \x01(\x04H\x00\x88\x01\x01\x12\'\n\x05trace\x18\x0b \x01(\x0b\x32\x18.tiercel.v1.TraceContext\x12\x13\n\x0bkeep_prefix\x18\x0c \x01(\x08\x12\x10\n\x08pin_name\x18\r \x01(\tB\r\n\x0b_timeout_ns\"`\n\x06\x43\x61ncel\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x12\n\x05index\x18\x02 \x01(\rH\x00\x88\x01\x01\x12(\n\x06reason\x18\x03 \x01(\x0e\x32\x18.tiercel.v1.FinishReasonB\x08\n\x06_index\"r\n\x10SchedulerMessage\x12)\n\x04info\x18\x01 \x01(\x0b\x32\x19.tiercel.v1.SchedulerInfoH\x00\x12(\n\x06output\x18\x02 \x01(\x0b\x32\x16.tiercel.v1.StepOutputH\x00\x42\t\n\x07message\"\x85\x01\n\rSchedulerInfo\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x18\n\x10max_model_tokens\x18\x04 \x01(\r\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x13\n\x0bmax_waiting\x18\x06 \x01(\r\"\xd7\x01\n\nStepOutput\x12!\n\x06starts\x18\x01 \x03(\x0b\x32\x11.tiercel.v1.Start\x12(\n\x06tokens\x18\x02 \x01(\x0b\x32\x18.tiercel.v1.TokenColumns\x12$\n\x08\x66inishes\x18\x03 \x03(\x0b\x32\x12.tiercel.v1.Finish\x12%\n\x08refusals\x18\x04 \x03(\x0b\x32\x13.tiercel.v1.Refusal\x12/\n\rprompt_scores\x18\x05 \x03(\x0b\x32\x18.tiercel.v1.PromptScores\"H\n\x05Start\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12/\n\rcached_tokens\x18\x02 \x01(\x0b\x32\x18.tiercel.v1.CachedTokens\"\x87\x01\n\x0cTokenColumns\x12\x0f\n\x07handles\x18\x01 \x03(\x04\x12\x0f\n\x07indices\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x14\n\x0clogprob_rows\x18\x04 \x03(\r\x12,\n\x08logprobs\x18\x05 \x01(\x0b\x32\x1a.tiercel.v1.LogprobColumns\"L\n\x0cPromptScores\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12,\n\x08logprobs\x18\x02 \x01(\x0b\x32\x1a.tiercel.v1.LogprobColumns\"\xaa\x01\n\x06\x46inish\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\r\x12(\n\x06reason\x18\x03 \x01(\x0e\x32\x18.tiercel.v1.FinishReason\x12\x1a\n\rstop_token_id\x18\x04 \x01(\rH\x00\x88\x01\x01\x12)\n\x06report\x18\x05 \x01(\x0b\x32\x19.tiercel.v1.RequestReportB\x10\n\x0e_stop_token_id\"h\n\x07Refusal\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x1b\n\x0eretry_after_ns\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_retry_after_ns\"\x1b\n\x19GetSchedulerStatusRequest\"I\n\x1aGetSchedulerStatusResponse\x12+\n\x08services\x18\x01 \x03(\x0b\x32\x19.tiercel.v1.ServiceStatus2\x87\x02\n\nScheduling\x12\x45\n\x07\x43onnect\x12\x18.tiercel.v1.FrontMessage\x1a\x1c.tiercel.v1.SchedulerMessage(\x01\x30\x01\x12\x63\n\x12GetSchedulerStatus\x12%.tiercel.v1.GetSchedulerStatusRequest\x1a&.tiercel.v1.GetSchedulerStatusResponse\x12M\n\x0bManageCache\x12\x1e.tiercel.v1.ManageCacheRequest\x1a\x1c.tiercel.v1.ManageCacheEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,29 +35,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FRONTMESSAGE']._serialized_start=68
   _globals['_FRONTMESSAGE']._serialized_end=169
   _globals['_SUBMIT']._serialized_start=172
-  _globals['_SUBMIT']._serialized_end=459
-  _globals['_CANCEL']._serialized_start=461
-  _globals['_CANCEL']._serialized_end=557
-  _globals['_SCHEDULERMESSAGE']._serialized_start=559
-  _globals['_SCHEDULERMESSAGE']._serialized_end=673
-  _globals['_SCHEDULERINFO']._serialized_start=676
-  _globals['_SCHEDULERINFO']._serialized_end=809
-  _globals['_STEPOUTPUT']._serialized_start=812
-  _globals['_STEPOUTPUT']._serialized_end=1027
-  _globals['_START']._serialized_start=1029
-  _globals['_START']._serialized_end=1101
-  _globals['_TOKENCOLUMNS']._serialized_start=1104
-  _globals['_TOKENCOLUMNS']._serialized_end=1239
-  _globals['_PROMPTSCORES']._serialized_start=1241
-  _globals['_PROMPTSCORES']._serialized_end=1317
-  _globals['_FINISH']._serialized_start=1320
-  _globals['_FINISH']._serialized_end=1490
-  _globals['_REFUSAL']._serialized_start=1492
-  _globals['_REFUSAL']._serialized_end=1596
-  _globals['_GETSCHEDULERSTATUSREQUEST']._serialized_start=1598
-  _globals['_GETSCHEDULERSTATUSREQUEST']._serialized_end=1625
-  _globals['_GETSCHEDULERSTATUSRESPONSE']._serialized_start=1627
-  _globals['_GETSCHEDULERSTATUSRESPONSE']._serialized_end=1700
-  _globals['_SCHEDULING']._serialized_start=1703
-  _globals['_SCHEDULING']._serialized_end=1887
+  _globals['_SUBMIT']._serialized_end=498
+  _globals['_CANCEL']._serialized_start=500
+  _globals['_CANCEL']._serialized_end=596
+  _globals['_SCHEDULERMESSAGE']._serialized_start=598
+  _globals['_SCHEDULERMESSAGE']._serialized_end=712
+  _globals['_SCHEDULERINFO']._serialized_start=715
+  _globals['_SCHEDULERINFO']._serialized_end=848
+  _globals['_STEPOUTPUT']._serialized_start=851
+  _globals['_STEPOUTPUT']._serialized_end=1066
+  _globals['_START']._serialized_start=1068
+  _globals['_START']._serialized_end=1140
+  _globals['_TOKENCOLUMNS']._serialized_start=1143
+  _globals['_TOKENCOLUMNS']._serialized_end=1278
+  _globals['_PROMPTSCORES']._serialized_start=1280
+  _globals['_PROMPTSCORES']._serialized_end=1356
+  _globals['_FINISH']._serialized_start=1359
+  _globals['_FINISH']._serialized_end=1529
+  _globals['_REFUSAL']._serialized_start=1531
+  _globals['_REFUSAL']._serialized_end=1635
+  _globals['_GETSCHEDULERSTATUSREQUEST']._serialized_start=1637
+  _globals['_GETSCHEDULERSTATUSREQUEST']._serialized_end=1664
+  _globals['_GETSCHEDULERSTATUSRESPONSE']._serialized_start=1666
+  _globals['_GETSCHEDULERSTATUSRESPONSE']._serialized_end=1739
+  _globals['_SCHEDULING']._serialized_start=1742
+  _globals['_SCHEDULING']._serialized_end=2005
 # @@protoc_insertion_point(module_scope)

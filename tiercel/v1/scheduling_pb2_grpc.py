@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from tiercel.v1 import common_pb2 as tiercel_dot_v1_dot_common__pb2
 from tiercel.v1 import scheduling_pb2 as tiercel_dot_v1_dot_scheduling__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -44,6 +45,11 @@ class SchedulingStub:
                 request_serializer=tiercel_dot_v1_dot_scheduling__pb2.GetSchedulerStatusRequest.SerializeToString,
                 response_deserializer=tiercel_dot_v1_dot_scheduling__pb2.GetSchedulerStatusResponse.FromString,
                 _registered_method=True)
+        self.ManageCache = channel.unary_stream(
+                '/tiercel.v1.Scheduling/ManageCache',
+                request_serializer=tiercel_dot_v1_dot_common__pb2.ManageCacheRequest.SerializeToString,
+                response_deserializer=tiercel_dot_v1_dot_common__pb2.ManageCacheEvent.FromString,
+                _registered_method=True)
 
 
 class SchedulingServicer:
@@ -61,6 +67,12 @@ class SchedulingServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ManageCache(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulingServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -73,6 +85,11 @@ def add_SchedulingServicer_to_server(servicer, server):
                     servicer.GetSchedulerStatus,
                     request_deserializer=tiercel_dot_v1_dot_scheduling__pb2.GetSchedulerStatusRequest.FromString,
                     response_serializer=tiercel_dot_v1_dot_scheduling__pb2.GetSchedulerStatusResponse.SerializeToString,
+            ),
+            'ManageCache': grpc.unary_stream_rpc_method_handler(
+                    servicer.ManageCache,
+                    request_deserializer=tiercel_dot_v1_dot_common__pb2.ManageCacheRequest.FromString,
+                    response_serializer=tiercel_dot_v1_dot_common__pb2.ManageCacheEvent.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -129,6 +146,33 @@ class Scheduling:
             '/tiercel.v1.Scheduling/GetSchedulerStatus',
             tiercel_dot_v1_dot_scheduling__pb2.GetSchedulerStatusRequest.SerializeToString,
             tiercel_dot_v1_dot_scheduling__pb2.GetSchedulerStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ManageCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tiercel.v1.Scheduling/ManageCache',
+            tiercel_dot_v1_dot_common__pb2.ManageCacheRequest.SerializeToString,
+            tiercel_dot_v1_dot_common__pb2.ManageCacheEvent.FromString,
             options,
             channel_credentials,
             insecure,

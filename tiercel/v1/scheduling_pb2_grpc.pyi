@@ -7,6 +7,7 @@ multiplexes its requests. A broken stream cancels everything that was submitted 
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from tiercel.v1 import common_pb2 as _common_pb2
 from tiercel.v1 import scheduling_pb2 as _scheduling_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -35,12 +36,14 @@ class SchedulingStub:
     def __new__(cls, channel: _aio.Channel) -> SchedulingAsyncStub: ...
     Connect: _grpc.StreamStreamMultiCallable[_scheduling_pb2.FrontMessage, _scheduling_pb2.SchedulerMessage]
     GetSchedulerStatus: _grpc.UnaryUnaryMultiCallable[_scheduling_pb2.GetSchedulerStatusRequest, _scheduling_pb2.GetSchedulerStatusResponse]
+    ManageCache: _grpc.UnaryStreamMultiCallable[_common_pb2.ManageCacheRequest, _common_pb2.ManageCacheEvent]
 
 @_typing.type_check_only
 class SchedulingAsyncStub(SchedulingStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Connect: _aio.StreamStreamMultiCallable[_scheduling_pb2.FrontMessage, _scheduling_pb2.SchedulerMessage]  # type: ignore[assignment]
     GetSchedulerStatus: _aio.UnaryUnaryMultiCallable[_scheduling_pb2.GetSchedulerStatusRequest, _scheduling_pb2.GetSchedulerStatusResponse]  # type: ignore[assignment]
+    ManageCache: _aio.UnaryStreamMultiCallable[_common_pb2.ManageCacheRequest, _common_pb2.ManageCacheEvent]  # type: ignore[assignment]
 
 class SchedulingServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -56,5 +59,12 @@ class SchedulingServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduling_pb2.GetSchedulerStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_scheduling_pb2.GetSchedulerStatusResponse, _abc.Awaitable[_scheduling_pb2.GetSchedulerStatusResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ManageCache(
+        self,
+        request: _common_pb2.ManageCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_common_pb2.ManageCacheEvent], _abc.AsyncIterator[_common_pb2.ManageCacheEvent]]: ...
 
 def add_SchedulingServicer_to_server(servicer: SchedulingServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
