@@ -3,9 +3,9 @@
     cost of keeping = age * (1 + log2(1 + depth) / 4) / (1 + log2(1 + hits))
 
 Age counts from the last use. The product has no scale of its own, so it does for minutes and for months alike. A tail
-goes before its head, since it is worth nothing without it, but a chain stored just now stays before older ones; a record
-that was hit a few times may be a few times older. One scan reads all entries (about 0.3 µs each), so it frees a batch of
-records at a time.
+goes before its head, since it is worth nothing without it, but a chain stored just now stays before older ones; a
+record that was hit a few times may be a few times older. One scan reads all entries (about 0.3 µs each), so it frees
+a batch of records at a time.
 """
 
 import itertools
