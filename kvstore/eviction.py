@@ -4,7 +4,7 @@
 
 Age counts from the last use. The product has no scale of its own, so it does for minutes and for months alike. A tail
 goes before its head, since it is worth nothing without it, but a chain stored just now stays before older ones; a
-record that was hit a few times may be a few times older. One scan reads all entries (about 0.3 µs each), so it frees
+record that was hit a few times may be a few times older. One scan reads all entries (0.5 µs each), so it frees
 a batch of records at a time.
 """
 
