@@ -38,7 +38,7 @@ from kvstore.errors import (
 from kvstore.schema import SCHEMA_VERSION
 
 MAP_BYTES = 4 << 30
-"""Of address space. About 20 million records; the file stays as small as its content."""
+"""Of address space. About 25 million records; the file stays as small as its content."""
 MAX_NAMESPACES = 1000
 _MAX_READERS = 1000
 
@@ -111,16 +111,17 @@ class DiskIndex:
 
     def require_in_place(self) -> None:
         """Raises FilesReplaced unless the path still leads to the open file, and that has not shrunk."""
+        known_bytes = self._file_bytes  # before the look at the file, which another thread may let grow meanwhile
         try:
             status = os.stat(self._path)
         except OSError as error:
             raise FilesReplaced(f"{self._path} is gone: {error}. The cache starts anew in its place") from error
-        if (status.st_dev, status.st_ino) != self._identity or status.st_size < self._file_bytes:
+        if (status.st_dev, status.st_ino) != self._identity or status.st_size < known_bytes:
             raise FilesReplaced(
                 f"{self._path} was replaced or cut short under the running tier; stop whatever changes files in "
                 f"{self.directory}. The tier opens what is there now"
             )
-        self._file_bytes = status.st_size
+        self._file_bytes = max(self._file_bytes, status.st_size)
 
     def records(self, namespace: bytes) -> Records:
         """The database of a namespace. The first time, which writes, never within a transaction."""
