@@ -1,5 +1,7 @@
 """From host to device: loads at admission, and what becomes of those that fail or are late."""
 
+from typing import Any
+
 import pytest
 
 from engine.scheduling.plan import TransferFailure
@@ -9,7 +11,7 @@ from tests.unit.tiering_harness import LOAD, MS, SPILL, TieringHarness
 PROMPT = list(range(100, 141))
 
 
-def with_prompt_on_host(**limits: object) -> TieringHarness:
+def with_prompt_on_host(**limits: Any) -> TieringHarness:
     harness = TieringHarness(
         **{"num_blocks": 32, "num_host_slots": 128, "has_disk": False, "spill_ahead_fraction": 0.0, **limits}
     )
