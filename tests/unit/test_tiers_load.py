@@ -174,6 +174,32 @@ def test_large_loads_come_in_several_transfers_and_are_awaited_together() -> Non
     harness.assert_as_undisturbed(request)
 
 
+def test_blocks_of_others_behind_a_gap_are_not_written() -> None:
+    harness = with_prompt_on_host(max_transfer_blocks=4)
+    harness.submit("makes room", 100)
+    harness.plan()
+    harness.cancel("makes room")
+    harness.apply()
+    harness.submit("cancelled", PROMPT)
+    harness.plan()
+    loads = harness.in_flight(LOAD)
+    harness.finish(loads[0])
+    harness.finish(loads[1], 0, TransferFailure.IO_ERROR)
+    harness.finish(loads[2])
+    harness.cancel("cancelled")
+    harness.serve("short", PROMPT[:21])
+    request = harness.submit("a", PROMPT)
+    harness.plan()
+    (load,) = harness.in_flight(LOAD)
+    assert load.depths == [5, 6, 7], "the device has what lies before and behind"
+    harness.finish(load, 1, TransferFailure.IO_ERROR)
+    plan = harness.step()
+    assert rows(plan)[0][1] == 24
+    assert not set(plan.work.new_block_ids) & set(loads[2].block_ids)
+    harness.run()
+    harness.assert_as_undisturbed(request)
+
+
 def test_a_lost_session_forgets_the_host_tier_and_keeps_the_request_that_loads() -> None:
     harness = with_prompt_on_host()
     request = harness.submit("a", PROMPT)
