@@ -96,14 +96,21 @@ class Fetcher:
             return
         num_coming = sum(key in self._coming for key in keys[: runs[-1].end]) if self._coming else 0
         num_blocks = self._rates.worthwhile_blocks(runs, now_ns, num_coming)
-        # Never so much that a single prompt empties the host tier.
-        chunks = self._chunks_of(sequence, [run for run in runs if run.end <= num_blocks], host.num_slots // 2)
+        runs = [run for run in runs if run.end <= num_blocks]
+        # Never so much that a single prompt empties the host tier, or pushes out what was fetched for itself.
+        max_blocks = min(host.num_slots // 2, config.max_host_slots_per_tenant or host.num_slots)
+        chunks = self._chunks_of(sequence, runs, max_blocks)
         if not chunks:
             return
         num_first = 0 if chunks[0].keys[0] in self._coming else len(chunks[0].keys)
         first_ns = self._rates.move_ns(TransferKind.FETCH, num_first, now_ns)
         if first_ns > config.max_fetch_loss * self._rates.compute_ns(len(sequence.token_ids)):
             return  # it would be given up before anything arrives
+        for run in reversed(runs):
+            if run.tier is Tier.HOST:
+                # What is fetched must not push out what it is to follow.
+                for key in reversed(keys[run.start : run.end]):
+                    host.touch(key)
         wait = FetchWait(sequence, chunks, now_ns)
         sequence.fetch = wait
         for chunk in chunks:

@@ -280,6 +280,12 @@ class Scheduler:
         """Plans whose results are outstanding."""
         return len(self._in_flight)
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """(sequences running and waiting, tokens that the waiting ones will have to compute)."""
+        book = self._book
+        return len(book.batch.sequences) + len(book.queue), book.queue.num_tokens
+
     def figures(self) -> SchedulerFigures:
         book, pool, counters = self._book, self._book.batch.pool, self._book.counters
         return SchedulerFigures(

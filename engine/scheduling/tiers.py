@@ -139,6 +139,7 @@ class Tiers:
     def begin_session(self, now_ns: int) -> None:
         """The batch is new; what waits in the queue may be on disk."""
         for sequence in self._book.queue.first(len(self._book.queue)):
+            sequence.fetch = None
             self._fetcher.start(sequence, now_ns)
 
     def figures(self) -> TiersFigures:
