@@ -118,7 +118,7 @@ def main(loops: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         tally = run_loops(Path(directory), loops, seed)
     click.echo(
-        f"{tally.loops} kills over {tally.groups} confirmed groups: no bad record, no contradiction, nothing confirmed "
+        f"{tally.loops} kills over {tally.groups} confirmed groups: no bad record, no contradiction, no confirmed group "
         f"lost; {tally.unconfirmed} records were committed but not confirmed; {tally.records} records at the end"
     )
 
