@@ -118,8 +118,8 @@ def main(loops: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         tally = run_loops(Path(directory), loops, seed)
     click.echo(
-        f"{tally.loops} kills over {tally.groups} confirmed groups: no bad record, no contradiction, nothing confirmed "
-        f"lost; {tally.unconfirmed} records were committed but not confirmed; {tally.records} records at the end"
+        f"{tally.loops} kills over {tally.groups} confirmed groups: no bad record, no contradiction, no confirmed "
+        f"group lost; {tally.unconfirmed} records were committed but not confirmed; {tally.records} records at the end"
     )
 
 
