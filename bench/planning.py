@@ -1,7 +1,7 @@
 """What the scheduler itself costs per step, in microseconds: `python -m bench.planning [--rows 64] [--steps 600]`.
 
-Medians of `plan`, `apply` and `take_transfers` with every slot decoding, without tiers and with them. No worker: results
-are made up. Compare rows of one run; the machine's other load shows in all of them.
+Medians of `plan`, `apply` and `take_transfers` with every slot decoding, without tiers and with them. No worker:
+results are made up. Compare rows of one run; the machine's other load shows in all of them.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def measure(has_tiers: bool, num_rows: int, num_steps: int) -> list[float]:
     """Microseconds of (plan, apply, take_transfers)."""
     scheduler = Scheduler(
         SchedulerConfig(
-            num_blocks=64 * num_rows,
+            num_blocks=num_rows * (_PROMPT_TOKENS + num_steps + 2 * _WARM_UP_STEPS) // 8,
             block_size=16,
             max_seqs=num_rows,
             max_batched_tokens=2048,
