@@ -15,7 +15,8 @@ from engine.ids import BlockKey
 from engine.scheduling.book import RequestBook
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.desk import TransferDesk
-from engine.scheduling.fetching import Fetcher, FetchWait
+from engine.scheduling.fetch_wait import FetchWait
+from engine.scheduling.fetching import Fetcher
 from engine.scheduling.figures import TierFigures, TiersFigures
 from engine.scheduling.loading import Loader
 from engine.scheduling.pins import Pins

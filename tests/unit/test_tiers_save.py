@@ -63,6 +63,36 @@ def test_allocation_never_waits_for_a_spill() -> None:
     assert harness.tiers.device.num_lost > 0
 
 
+def test_a_sequence_that_cannot_grow_does_not_wait_for_a_spill() -> None:
+    harness = TieringHarness(num_blocks=20, max_model_tokens=40, headroom_blocks_per_sequence=0, has_disk=False)
+    request = harness.submit("a", 13, max_tokens=27)
+    for name in "bc":
+        harness.submit(name, 13, max_tokens=27)
+    while not harness.finished("a"):
+        harness.step()  # no transfer is ever answered
+    harness.assert_as_undisturbed(request)
+    assert harness.scheduler.figures().num_preemptions
+    assert harness.in_flight(SPILL)
+    harness.run()
+    assert harness.finished("b")
+    assert harness.finished("c")
+
+
+def test_a_prompt_kept_for_forks_may_be_given_up_while_it_is_spilled() -> None:
+    harness = TieringHarness(num_blocks=4, max_model_tokens=16, max_seqs=1, has_disk=False)
+    harness.submit("forked", PROMPT[:9], n=2, max_tokens=1)
+    harness.step()
+    harness.scheduler.write_through(harness.keys(PROMPT[:9]))
+    request = harness.submit("whole pool", 15, max_tokens=1, priority=-1)
+    harness.plan()
+    assert harness.in_flight(SPILL)
+    if harness.results:
+        harness.apply()
+    harness.run()
+    harness.assert_as_undisturbed(request)
+    assert len(harness.finished("forked")) == 2
+
+
 def test_a_failed_spill_is_not_tried_again_at_every_step() -> None:
     harness = TieringHarness(num_blocks=40, spill_ahead_fraction=1.0)
     harness.submit("a", PROMPT, max_tokens=1)
