@@ -17,7 +17,7 @@ from kvstore.record import RecordIdentity
 from kvstore.transfer import NO_TENANT, Failure
 
 GROUP_ROWS = 16
-"""Records per transaction: at 0.9 MB each the sync of the index costs less than a third of the write."""
+"""Records per transaction. 32 would sync the index less often (1.8 GB/s for 1.6), but hold the lock twice as long."""
 _FULL_FOR_NS = 30 * 10**9
 """How long a full file system is believed to stay full."""
 

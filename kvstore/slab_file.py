@@ -50,6 +50,7 @@ class SlabFile:
         self.namespace = namespace
         self.block_bytes = block_bytes
         self.slot_bytes = slot_bytes(block_bytes)
+        self._padding = bytes(self.slot_bytes - HEADER_BYTES - block_bytes)
         superblock = _SUPERBLOCK.pack(_MAGIC, SCHEMA_VERSION, disk_id, namespace, block_bytes, self.slot_bytes)
         superblock += xxhash.xxh3_128_digest(superblock)
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if is_new else 0), 0o644)
@@ -94,9 +95,9 @@ class SlabFile:
     def write(self, slot: int, identity: RecordIdentity, payload: memoryview) -> None:
         """Write a record. The slot is free in the committed index, so nobody reads it as valid. Raises OSError."""
         assert len(payload) == self.block_bytes, f"a payload has {self.block_bytes} bytes, not {len(payload)}"
-        parts: list[bytes | memoryview] = [encode_header(identity, payload), payload]
-        offset = self._offset(slot)
-        left = HEADER_BYTES + len(payload)
+        # Whole pages: a part of one would have to be read from the disk first.
+        parts: list[bytes | memoryview] = [encode_header(identity, payload), payload, self._padding]
+        offset, left = self._offset(slot), self.slot_bytes
         while (written := os.pwritev(self._fd, parts, offset)) < left:
             # Rare: what did not fit goes on from where it stopped, or raises.
             rest = memoryview(b"".join(parts))[written:]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kvstore.disk import DiskTier
 from kvstore.disk_store import StoreRow
+from kvstore.slab_file import slot_bytes
 from kvstore.transfer import NO_TENANT
 
 BLOCK_BYTES = 4096 * 3 + 64
@@ -33,14 +34,15 @@ def open_disk(
     namespace: bytes = NAMESPACE,
     tenant_cap_rows: int | None = None,
     clock: Callable[[], int] | None = None,
+    block_bytes: int = BLOCK_BYTES,
 ) -> DiskTier:
-    slot_bytes = 4096 * 4
+    size = slot_bytes(block_bytes)
     return DiskTier.open(
         directory,
         namespace=namespace,
-        block_bytes=BLOCK_BYTES,
-        cap_bytes=cap_rows * slot_bytes,
-        tenant_cap_bytes=None if tenant_cap_rows is None else tenant_cap_rows * slot_bytes,
+        block_bytes=block_bytes,
+        cap_bytes=cap_rows * size,
+        tenant_cap_bytes=None if tenant_cap_rows is None else tenant_cap_rows * size,
         clock=clock or time.time_ns,
     )
 

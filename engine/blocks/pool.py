@@ -196,9 +196,9 @@ class BlockPool:
                 self.num_draining += 1
             self._pins[block] += 1
 
-    def unpin(self, blocks: Iterable[BlockId]) -> None:
-        """For `engine.blocks.tickets` only."""
-        for block in blocks:
+    def unpin(self, blocks: Sequence[BlockId]) -> None:
+        """For `engine.blocks.tickets` only. Tails come before heads in the order of eviction, as with `release`."""
+        for block in reversed(blocks):
             assert self._pins[block] > 0, f"block {block} is unpinned once too often"
             self._pins[block] -= 1
             if not self._pins[block] and not self._refs[block]:

@@ -55,6 +55,8 @@ class SchedulerConfig:
     """Rows of one transfer. Its result comes when all of it is done."""
     min_fetch_blocks: int = 2
     """Shorter runs on disk are computed."""
+    always_bring: bool = False
+    """Bring cached blocks from below even where computing them is cheaper: for measurements of the tiers."""
     max_fetch_loss: float = 0.1
     """What waiting for a fetch in vain may cost at most, as a part of the time that computing all would take."""
     fetch_timeout_ns: int = 10_000_000_000

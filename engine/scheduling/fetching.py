@@ -17,6 +17,7 @@ from engine.blocks.residency import Run, Tier
 from engine.ids import BlockKey, HostSlot, TransferId
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.desk import Row, TransferDesk
+from engine.scheduling.fetch_wait import FetchChunk, FetchWait
 from engine.scheduling.plan import TransferKind, TransferResult
 from engine.scheduling.rates import Rates
 from engine.scheduling.running import RunningBatch
@@ -24,46 +25,6 @@ from engine.scheduling.sequence import Sequence
 
 _MIN_CHUNK_BLOCKS = 4
 _CHUNKS_PER_RUN = 8
-
-
-class FetchChunk:
-    """Keys that are fetched together, at successive depths of one chain. Several requests may wait for them."""
-
-    __slots__ = ("depth", "has_failed", "is_over", "keys", "num_done", "tenant", "waits")
-
-    def __init__(self, keys: list[BlockKey], depth: int, tenant: str) -> None:
-        self.keys = keys
-        self.depth = depth
-        """Of the first key."""
-        self.tenant = tenant
-        self.waits: list[FetchWait] = []
-        self.is_over = False
-        self.has_failed = False
-        self.num_done = 0
-
-
-class FetchWait:
-    """What one waiting sequence is waiting for."""
-
-    __slots__ = ("blocked_ns", "chunks", "deadline_ns", "fetched", "is_waiting", "is_wanted", "sequence", "started_ns")
-
-    def __init__(self, sequence: Sequence, chunks: list[FetchChunk], now_ns: int) -> None:
-        self.sequence = sequence
-        self.chunks = deque(chunks)
-        """Not over yet, in the order of the chain."""
-        self.started_ns = now_ns
-        self.blocked_ns: int | None = None
-        """When the sequence could first have been admitted."""
-        self.deadline_ns: int | None = None
-        self.is_waiting = True
-        """Whether admission waits."""
-        self.is_wanted = True
-        """Whether chunks that have not been sent are still worth sending: until the sequence leaves the queue."""
-        self.fetched: set[BlockKey] = set()
-
-    def leave(self) -> None:
-        """The sequence has left the queue."""
-        self.is_waiting = self.is_wanted = False
 
 
 class Fetcher:
@@ -96,15 +57,22 @@ class Fetcher:
             return
         num_coming = sum(key in self._coming for key in keys[: runs[-1].end]) if self._coming else 0
         num_blocks = self._rates.worthwhile_blocks(runs, now_ns, num_coming)
-        # Never so much that a single prompt empties the host tier.
-        chunks = self._chunks_of(sequence, [run for run in runs if run.end <= num_blocks], host.num_slots // 2)
+        runs = [run for run in runs if run.end <= num_blocks]
+        # Never so much that a single prompt empties the host tier, or pushes out what was fetched for itself.
+        max_blocks = min(host.num_slots // 2, config.max_host_slots_per_tenant or host.num_slots)
+        chunks = self._chunks_of(sequence, runs, max_blocks)
         if not chunks:
             return
+        num_near = sum(run.count for run in runs if run.tier is not Tier.DISK)
+        wait = FetchWait(sequence, chunks, len(sequence.token_ids) - num_near * size, now_ns)
         num_first = 0 if chunks[0].keys[0] in self._coming else len(chunks[0].keys)
-        first_ns = self._rates.move_ns(TransferKind.FETCH, num_first, now_ns)
-        if first_ns > config.max_fetch_loss * self._rates.compute_ns(len(sequence.token_ids)):
+        if self._rates.move_ns(TransferKind.FETCH, num_first, now_ns) > self._patience_ns(wait):
             return  # it would be given up before anything arrives
-        wait = FetchWait(sequence, chunks, now_ns)
+        for run in reversed(runs):
+            if run.tier is Tier.HOST:
+                # What is fetched must not push out what it is to follow.
+                for key in reversed(keys[run.start : run.end]):
+                    host.touch(key)
         sequence.fetch = wait
         for chunk in chunks:
             chunk.waits.append(wait)
@@ -296,10 +264,12 @@ class Fetcher:
         if wait.fetched:
             load_ns = rates.move_ns(TransferKind.LOAD, len(wait.fetched), wait.blocked_ns)
             gained_ns = max(0.0, rates.compute_ns(len(wait.fetched) * size) - load_ns)
-        patience_ns = self._config.max_fetch_loss * rates.compute_ns(len(wait.sequence.token_ids))
-        wait.deadline_ns = wait.blocked_ns + int(gained_ns + patience_ns)
+        wait.deadline_ns = wait.blocked_ns + int(gained_ns + self._patience_ns(wait))
         self._num_entries += 1
         heappush(self._deadlines, (wait.deadline_ns, self._num_entries, wait))
+
+    def _patience_ns(self, wait: FetchWait) -> float:
+        return self._config.max_fetch_loss * self._rates.compute_ns(wait.num_missing_tokens)
 
     def _end(self, wait: FetchWait, now_ns: int) -> None:
         """Admission waits no longer."""

@@ -63,11 +63,11 @@ class Planner:
         """Append a block to a running sequence, at the cost of sequences that rank lower.
 
         False: not in this step. Either blocks come free when a result arrives, or the sequence, being the lowest
-        itself, was preempted.
+        itself, was preempted. The result of a step is worth waiting for, that of a transfer only for the last sequence.
         """
         batch = self._book.batch
         while not batch.try_grow(sequence):
-            if batch.pool.num_draining:
+            if batch.pool.num_draining and (self._has_step_in_flight() or len(batch.sequences) == 1):
                 return False
             if batch.stop_all_sharing():
                 continue
@@ -77,6 +77,15 @@ class Planner:
             if victim is sequence:
                 return False
         return True
+
+    def _is_quiet(self) -> bool:
+        """Nothing runs, and no block waits for a result."""
+        batch = self._book.batch
+        return not batch.sequences and not batch.pool.num_draining
+
+    def _has_step_in_flight(self) -> bool:
+        num_transfers = 0 if self._tiers is None else self._tiers.num_in_flight
+        return len(self._book.batch.tickets.open_tickets) > num_transfers
 
     def _plan_prefills(self, step: StepBuilder, prefills: list[Sequence], may_admit: bool, now_ns: int) -> None:
         book, config = self._book, self._config
@@ -116,12 +125,13 @@ class Planner:
 
     def _admit(self, sequence: Sequence, now_ns: int) -> bool:
         batch = self._book.batch
-        if not batch.try_admit(sequence, now_ns):
-            # Prompts kept for forks are all that can be in the way when nothing runs.
-            is_alone = not batch.sequences and not batch.pool.num_draining
-            if not (is_alone and batch.stop_all_sharing() and batch.try_admit(sequence, now_ns)):
-                assert not is_alone, "the pool does not hold one whole sequence"
-                return False
+        # Prompts kept for forks are all that can be in the way when nothing runs. Once given up, they may still be read
+        # by a spill.
+        if not batch.try_admit(sequence, now_ns) and not (
+            self._is_quiet() and batch.stop_all_sharing() and batch.try_admit(sequence, now_ns)
+        ):
+            assert not self._is_quiet(), "the pool does not hold one whole sequence"
+            return False
         self._book.queue.remove(sequence)
         sequence.num_skips = 0
         if self._tiers is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from engine.scheduling.sequence import Sequence, rank_of
 
 if TYPE_CHECKING:
-    from engine.scheduling.fetching import FetchWait
+    from engine.scheduling.fetch_wait import FetchWait
 
 
 class WaitingQueue:

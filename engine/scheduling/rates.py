@@ -37,7 +37,8 @@ class Rates:
 
     def __init__(self, config: SchedulerConfig) -> None:
         self._config = config
-        self._per_token_ns = 1e9 / config.assumed_prefill_tokens_per_s
+        # With `always_bring` no way of bringing a block takes longer than computing it.
+        self._per_token_ns = 1e9 if config.always_bring else 1e9 / config.assumed_prefill_tokens_per_s
         self._has_prefill = False
         assumed_bytes_per_s = {
             TransferKind.LOAD: config.assumed_load_bytes_per_s,
@@ -54,7 +55,7 @@ class Rates:
         elapsed_ns = timings.end_ns - timings.start_ns
         num_prefill = sum(count for count in work.num_tokens if count > 1)
         floor = min(_MIN_PREFILL_TOKENS, self._config.max_batched_tokens // 2)
-        if elapsed_ns <= 0 or num_prefill < floor or 2 * num_prefill < work.total_tokens:
+        if self._config.always_bring or elapsed_ns <= 0 or num_prefill < floor or 2 * num_prefill < work.total_tokens:
             return
         per_token_ns = elapsed_ns / num_prefill
         weight = _WEIGHT if self._has_prefill else 1.0

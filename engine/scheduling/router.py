@@ -18,8 +18,7 @@ class Router:
 
         Load is counted in sequences, running and waiting; the caller passes at least one scheduler.
         """
-        figures = [scheduler.figures() for scheduler in schedulers]
-        loads = [(each.num_running + each.num_waiting, each.num_waiting_prompt_tokens) for each in figures]
+        loads = [scheduler.load for scheduler in schedulers]
         limit = min(loads)[0] + self._max_load_gap
         candidates = [i for i, load in enumerate(loads) if load[0] <= limit]
         if len(candidates) == 1:

@@ -158,8 +158,9 @@ class Saver:
         if room <= 0:
             return
         pool = self._batch().pool
-        # Blocks of running sequences may be read at any time; of the others, enough must stay to be handed out.
-        num_cached = pool.num_allocatable if is_idle else pool.num_allocatable // 2
+        # Blocks of running sequences may be read at any time; of the others, half must stay to be handed out.
+        num_idle = pool.num_allocatable + pool.num_draining
+        num_cached = pool.num_allocatable if is_idle else max(0, num_idle // 2 - pool.num_draining)
         rows: list[Row] = []
         while self._to_spill and len(rows) < room:
             key, goes_on = self._to_spill.popitem(last=False)

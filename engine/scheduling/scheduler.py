@@ -21,6 +21,7 @@ from engine.scheduling.book import RequestBook
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.door import check_load, check_request, completed_by_resume
 from engine.scheduling.figures import PinFigures, SchedulerFigures
+from engine.scheduling.integrity import check_integrity
 from engine.scheduling.live_request import LiveRequest, key_chain
 from engine.scheduling.outcome import apply_outcome
 from engine.scheduling.pins import Pins
@@ -303,6 +304,12 @@ class Scheduler:
         """Plans whose results are outstanding."""
         return len(self._in_flight)
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """(sequences running and waiting, tokens that the waiting ones will have to compute)."""
+        book = self._book
+        return len(book.batch.sequences) + len(book.queue), book.queue.num_tokens
+
     def figures(self) -> SchedulerFigures:
         book, pool, counters = self._book, self._book.batch.pool, self._book.counters
         return SchedulerFigures(
@@ -325,32 +332,8 @@ class Scheduler:
         )
 
     def check_integrity(self) -> None:
-        """Assert the invariants that tie requests, queue, batch and pool together. For tests; O(everything)."""
-        book, batch = self._book, self._book.batch
-        batch.pool.check_integrity()
-        waiting = book.queue.first(len(book.queue))
-        running = batch.sequences
-        existing = [sequence for live in book.requests.values() for sequence in live.choices.values()]
-        assert len(existing) == len(waiting) + len(running)
-        assert {id(sequence) for sequence in existing} == {id(sequence) for sequence in [*waiting, *running]}
-        assert all(sequence.slot is None for sequence in waiting)
-        assert book.queue.num_tokens == sum(len(sequence.token_ids) for sequence in waiting)
-        assert book.num_unstarted == sum(not live.has_started for live in book.requests.values())
-        assert len({sequence.slot for sequence in running} - {None}) == len(running)
-        for sequence in existing:
-            sequence.check_integrity(self.config.block_size)
-        for live in book.requests.values():
-            assert live.unstarted_forks or not live.shared_blocks
-        holders = [*(sequence.blocks for sequence in running), *(live.shared_blocks for live in book.requests.values())]
-        num_refs = [0] * batch.pool.num_blocks
-        for blocks in holders:
-            for block in blocks:
-                num_refs[block] += 1
-        assert num_refs == batch.pool.reference_counts()
-        num_transfers = 0 if self._tiers is None else self._tiers.num_in_flight
-        assert len(batch.tickets.open_tickets) == len(self._in_flight) + num_transfers
-        if self._tiers is not None:
-            self._tiers.check_integrity()
+        """Assert the invariants that tie everything together. For tests; O(everything)."""
+        check_integrity(self.config, self._book, self._tiers, len(self._in_flight))
 
     def _sweep(self, now_ns: int) -> None:
         for live in self._book.deadlines.take_passed(now_ns):

@@ -9,7 +9,7 @@ from engine.sampling import SamplingParams
 from engine.scheduling.request import CachedTokens
 
 if TYPE_CHECKING:
-    from engine.scheduling.fetching import FetchWait
+    from engine.scheduling.fetch_wait import FetchWait
     from engine.scheduling.live_request import LiveRequest
     from engine.scheduling.loading import Load
 

@@ -15,7 +15,8 @@ from engine.ids import BlockKey
 from engine.scheduling.book import RequestBook
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.desk import TransferDesk
-from engine.scheduling.fetching import Fetcher, FetchWait
+from engine.scheduling.fetch_wait import FetchWait
+from engine.scheduling.fetching import Fetcher
 from engine.scheduling.figures import PinFigures, TierFigures, TiersFigures
 from engine.scheduling.loading import Loader
 from engine.scheduling.pins import Pins
@@ -154,6 +155,7 @@ class Tiers:
     def begin_session(self, now_ns: int) -> None:
         """The batch is new; what waits in the queue may be on disk."""
         for sequence in self._book.queue.first(len(self._book.queue)):
+            sequence.fetch = None
             self._fetcher.start(sequence, now_ns)
 
     def figures(self) -> TiersFigures:

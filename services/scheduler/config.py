@@ -16,3 +16,6 @@ class SchedulerServiceConfig(ServiceConfig):
     worker_wait_s: float = setting("Seconds that a request waits for a worker that has gone away.", 30.0, minimum=0)
     persist_timeout_s: float = setting("Seconds for bringing blocks to disk when a worker leaves.", 10.0, minimum=0)
     tenant_host_cache: ByteSize | None = setting("What one tenant may take of the host tier; default: all.", None)
+    always_bring: bool = setting(
+        "Load and fetch cached blocks even where computing them is cheaper; for measurements.", False
+    )

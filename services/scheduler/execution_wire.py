@@ -142,5 +142,6 @@ def scheduler_config(ready: execution_pb2.Ready, config: SchedulerServiceConfig)
         num_host_slots=ready.num_host_slots,
         block_bytes=ready.block_bytes,
         has_disk=bool(ready.disk_id),
+        always_bring=config.always_bring,
         host_tenant_cap_bytes=config.tenant_host_cache or 0,
     )

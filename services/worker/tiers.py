@@ -13,7 +13,7 @@ from kvstore.disk import DiskTier
 from kvstore.errors import TierError
 from kvstore.executor import TierExecutor
 from kvstore.slab import HostSlab
-from kvstore.transfer import TierEvents, Transfer
+from kvstore.transfer import Tier, TierEvents, TierFault, Transfer
 from services.common import logs
 from services.common.byte_size import format_byte_size
 from services.worker.config import WorkerConfig
@@ -50,9 +50,14 @@ class Mover:
             raise TierError(f"transfers of the session before still hang after {_SETTLE_S:.0f} s")
 
     def announce(self) -> None:
-        if self._disk is not None:
+        if self._disk is None:
+            return
+        try:
             for chunk in self._disk.key_chunks():
                 self._tell(TierEvents(stored=chunk))
+        except (TierError, OSError) as error:
+            # What is not announced is not fetched; nothing else is lost.
+            self._tell(TierFault(Tier.DISK, f"cannot list what is on disk: {error}"))
 
     def close(self) -> None:
         has_ended = self.keeper is None or self.keeper.close(_CLOSE_S)

@@ -16,7 +16,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = BlockPool(NUM_BLOCKS)
+        self.saved: set[BlockKey] = set()
+        self.evicted: list[BlockKey] = []
+        self.pool = BlockPool(NUM_BLOCKS, self.saved.__contains__, self.evicted.append)
         self.tickets = TicketRegistry(self.pool)
         self.holders: list[list[BlockId]] = []
         self.open: list[Ticket] = []
@@ -30,12 +32,15 @@ class PoolMachine(RuleBasedStateMachine):
     def allocate(self, count: int) -> None:
         if count > self.pool.num_allocatable:
             return
-        num_free = self.pool.num_free
+        num_free, num_clean, num_lost = self.pool.num_free, self.pool.num_clean, self.pool.num_lost
         blocks = self.pool.allocate(count)
         assert len(set(blocks)) == count
         assert not any(self._is_busy(block) for block in blocks), "a busy block was handed out"
-        evicted = [block for block in blocks if self.key_of.pop(block, None) is not None]
+        evicted = [key for block in blocks if (key := self.key_of.pop(block, None)) is not None]
         assert len(evicted) == max(0, count - num_free), "free blocks go first"
+        assert sorted(evicted) == sorted(self.evicted)
+        assert self.pool.num_lost - num_lost == max(0, count - num_clean), "what is saved goes before what is not"
+        self.evicted.clear()
         self.holders.append(blocks)
 
     @precondition(lambda self: self.holders)
@@ -71,6 +76,30 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def open_ticket(self, data: st.DataObject) -> None:
         self.open.append(self.tickets.open(list(data.draw(st.sampled_from(self.holders)))))
+
+    @rule(count=st.integers(1, NUM_BLOCKS), is_last=st.booleans())
+    def open_ticket_on_unsaved(self, count: int, is_last: bool) -> None:
+        """As a spill does: nobody holds these blocks."""
+        blocks = self.pool.last_unsaved(count) if is_last else self.pool.first_unsaved(count)
+        assert not any(self._is_busy(block) for block in blocks)
+        assert not any(self.key_of[block] in self.saved for block in blocks)
+        if blocks:
+            self.open.append(self.tickets.open(blocks))
+
+    @rule(data=st.data(), is_saved=st.booleans())
+    def save(self, data: st.DataObject, is_saved: bool) -> None:
+        """A copy of some cached block turns up below, or cannot be made."""
+        unsaved = self.pool.first_unsaved(NUM_BLOCKS)
+        if not unsaved:
+            return
+        block = data.draw(st.sampled_from(unsaved))
+        num_clean = self.pool.num_clean
+        if is_saved:
+            self.saved.add(self.key_of[block])
+            self.pool.settle(block)
+        else:
+            self.pool.give_up(block)
+        assert self.pool.num_clean == num_clean + 1
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), outcome=st.sampled_from(TicketOutcome))

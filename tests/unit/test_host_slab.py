@@ -31,7 +31,7 @@ def test_the_region_is_exact_page_aligned_and_not_pinned_on_a_cpu() -> None:
 
 def test_progress_reaches_the_end() -> None:
     steps: list[tuple[int, int]] = []
-    HostSlab(3, 200 << 20 >> 1, CPU, lambda done, total: steps.append((done, total)))
+    HostSlab(3, 100 << 20, CPU, lambda done, total: steps.append((done, total)))
     assert steps == [(256 << 20, 300 << 20), (300 << 20, 300 << 20)]
 
 

@@ -2,6 +2,7 @@
 
 from engine.scheduling.router import Router
 from tests.unit.scheduling_harness import Harness, make_request
+from tests.unit.tiering_harness import TieringHarness
 
 PROMPT = list(range(14))
 
@@ -51,3 +52,13 @@ def test_choosing_changes_nothing() -> None:
     before = harness.scheduler.figures()
     Router().choose(make_request("b", PROMPT), [harness.scheduler])
     assert harness.scheduler.figures() == before
+
+
+def test_a_near_tier_counts_for_more_than_a_far_one_and_a_far_one_for_more_than_nothing() -> None:
+    near, far, empty = TieringHarness(), TieringHarness(), TieringHarness()
+    near.serve("a", PROMPT)
+    far.to_disk(PROMPT)
+    schedulers = [each.scheduler for each in (empty, far, near)]
+    request = make_request("b", PROMPT)
+    assert Router().choose(request, schedulers) == 2
+    assert Router().choose(request, schedulers[:2]) == 1

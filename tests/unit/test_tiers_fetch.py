@@ -1,5 +1,7 @@
 """From disk to host: fetches that start at submit, and how long a request waits for them."""
 
+from typing import Any
+
 import pytest
 
 from engine.scheduling.plan import TransferFailure
@@ -11,7 +13,7 @@ PROMPT = list(range(100, 141))
 PATIENCE_NS = int(0.1 * 41 * 0.5 * MS)
 
 
-def with_prompt_on_disk(**limits: object) -> TieringHarness:
+def with_prompt_on_disk(**limits: Any) -> TieringHarness:
     harness = TieringHarness(**limits)
     harness.to_disk(PROMPT)
     return harness

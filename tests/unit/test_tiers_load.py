@@ -1,5 +1,7 @@
 """From host to device: loads at admission, and what becomes of those that fail or are late."""
 
+from typing import Any
+
 import pytest
 
 from engine.scheduling.plan import TransferFailure
@@ -9,7 +11,7 @@ from tests.unit.tiering_harness import LOAD, MS, SPILL, TieringHarness
 PROMPT = list(range(100, 141))
 
 
-def with_prompt_on_host(**limits: object) -> TieringHarness:
+def with_prompt_on_host(**limits: Any) -> TieringHarness:
     harness = TieringHarness(
         **{"num_blocks": 32, "num_host_slots": 128, "has_disk": False, "spill_ahead_fraction": 0.0, **limits}
     )
@@ -168,6 +170,32 @@ def test_large_loads_come_in_several_transfers_and_are_awaited_together() -> Non
     assert harness.plan() is None
     harness.finish(loads[0])
     assert rows(harness.step())[0][1] == 20
+    harness.run()
+    harness.assert_as_undisturbed(request)
+
+
+def test_blocks_of_others_behind_a_gap_are_not_written() -> None:
+    harness = with_prompt_on_host(max_transfer_blocks=4)
+    harness.submit("makes room", 100)
+    harness.plan()
+    harness.cancel("makes room")
+    harness.apply()
+    harness.submit("cancelled", PROMPT)
+    harness.plan()
+    loads = harness.in_flight(LOAD)
+    harness.finish(loads[0])
+    harness.finish(loads[1], 0, TransferFailure.IO_ERROR)
+    harness.finish(loads[2])
+    harness.cancel("cancelled")
+    harness.serve("short", PROMPT[:21])
+    request = harness.submit("a", PROMPT)
+    harness.plan()
+    (load,) = harness.in_flight(LOAD)
+    assert load.depths == [5, 6, 7], "the device has what lies before and behind"
+    harness.finish(load, 1, TransferFailure.IO_ERROR)
+    plan = harness.step()
+    assert rows(plan)[0][1] == 24
+    assert not set(plan.work.new_block_ids) & set(loads[2].block_ids)
     harness.run()
     harness.assert_as_undisturbed(request)
 

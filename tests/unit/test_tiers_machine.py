@@ -30,9 +30,13 @@ from tests.unit.test_scheduler_machine import (
 
 BLOCK_BYTES = 1000
 
-Ending = tuple[int, TransferFailure, int]
+Ending = tuple[int, TransferFailure, int, int]
+"""Done rows in quarters, why not all, how long the copy took, and how much time passes before."""
 ENDINGS: st.SearchStrategy[Ending] = st.tuples(
-    st.sampled_from([4, 4, 4, 2, 0]), st.sampled_from(TransferFailure), st.sampled_from([0, 10, 10, 10, 10_000])
+    st.sampled_from([4, 4, 4, 2, 0]),
+    st.sampled_from(TransferFailure),
+    st.sampled_from([0, 10, 10, 10, 10_000]),
+    st.sampled_from([0, 0, 0, 0, 0, 100_000, 100_000_000]),
 )
 
 
@@ -105,6 +109,9 @@ class TieredMachine(SchedulerMachine):
         """What happens most: steps and transfers come to an end in turn."""
         for ending in endings:
             self.go_on(1)
+            if ending[3]:
+                self.now_ns += ending[3]
+                self.plan()
             if self.tiers.in_flight:
                 self.finish(0, ending)
             self.nothing_is_out_of_order()
@@ -123,7 +130,7 @@ class TieredMachine(SchedulerMachine):
                 sampling = SamplingParams(seed=seed, max_tokens=2, stop_token_ids=(STOP_TOKEN,))
                 request = Request(self.next_id(), prompt, sampling, tenant="t" if seed else "")
                 self.send(request, 0)
-            self.go_on_with_transfers(endings if number else [(4, TransferFailure.FULL, 0)] * 6)
+            self.go_on_with_transfers(endings if number else [(4, TransferFailure.FULL, 0, 0)] * 6)
             if number:
                 continue
             self.scheduler.write_through(self.scheduler.block_keys(request))
@@ -185,8 +192,8 @@ class TieredMachine(SchedulerMachine):
             assert min(event.cached.device, event.cached.host, event.cached.disk) >= 0
 
     def finish(self, index: int, ending: Ending) -> None:
-        """One transfer in flight ends so: done rows in quarters, why not all, how long the copy took."""
-        quarters, failure, copy_ns = ending
+        """One transfer in flight ends so."""
+        quarters, failure, copy_ns, _ = ending
         transfer = self.tiers.in_flight[index]
         num_done = len(transfer.keys) * quarters // 4
         if num_done == len(transfer.keys):

@@ -45,6 +45,9 @@ class TieringHarness(Harness):
         assert tiers is not None
         return tiers
 
+    def is_drained(self) -> bool:
+        return self.scheduler.is_drained
+
     def restart_worker(self) -> None:
         super().restart_worker()
         self.fake = FakeTiers(self.worker, self.config.num_host_slots, BLOCK_BYTES, self.disk)

@@ -1,0 +1,157 @@
+"""Time to first token by where the prompt's blocks are: ``python -m bench.ttft --shape 135m --prompt 2048``.
+
+Every prompt is new to its stack's caches before its first run, and each hit is checked against the usage that the
+server reports. The device cache holds little more than one prompt, so that another prompt of the same length evicts it.
+"""
+
+import asyncio
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from bench.checkpoints import SHAPES, Shape, checkpoint
+from bench.tiercel_peer import TiercelPeer
+from bench.workloads import FIRST_ID
+from tiercel.client import AsyncClient, Delta, Finished
+
+BLOCK_TOKENS = 16
+PLACES = ("recompute", "device", "host", "disk, page cache warm", "disk, after restart, cold")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One request: seconds to the first token, and prompt tokens found by tier."""
+
+    ttft_s: float
+    device: int
+    host: int
+    disk: int
+
+
+def block_bytes(shape: Shape, kv_dtype: str) -> int:
+    """As `kvstore/layout.py` has it, which a client may not import."""
+    element = {"fp8": 1, "bf16": 2, "fp16": 2, "fp32": 4}[kv_dtype]
+    scale = 2 if kv_dtype == "fp8" else 0
+    rows = shape.num_hidden_layers * 2 * shape.num_key_value_heads * BLOCK_TOKENS
+    return rows * (shape.head_dim * element + scale)
+
+
+class Subject:
+    """A stack over one cache directory, with room on the device for one prompt and a bit."""
+
+    def __init__(self, shape: Shape, prompt_tokens: int, kv_dtype: str, folder: Path) -> None:
+        self._folder = folder
+        self._prompt_tokens = prompt_tokens
+        self._vocab_size = shape.vocab_size
+        blocks = prompt_tokens // BLOCK_TOKENS
+        size = block_bytes(shape, kv_dtype)
+        self._peer = TiercelPeer(
+            checkpoint(shape),
+            (
+                *("--kv-dtype", kv_dtype),
+                *("--max-model-len", str(prompt_tokens + 2 * BLOCK_TOKENS)),
+                *("--device-cache", str((blocks + blocks // 4 + 8) * size)),
+                *("--host-cache", str((4 * blocks) * size)),
+                *("--disk-cache", str(max(64 << 20, 24 * blocks * size))),
+                *("--cache-dir", str(folder)),
+            ),
+        )
+
+    def prompt(self, seed: int) -> list[int]:
+        draw = random.Random(seed)
+        return [draw.randrange(FIRST_ID, self._vocab_size) for _ in range(self._prompt_tokens)]
+
+    def start(self) -> None:
+        self._peer.start()
+        # The first request warms the code up; it is of a length of its own and shares nothing.
+        self.ask([FIRST_ID + 1] * (self._prompt_tokens // 2))
+
+    def stop(self) -> None:
+        self._peer.stop()
+
+    def drop_page_cache(self) -> None:
+        """Only of the cache's own files; needs no rights."""
+        for path in self._folder.rglob("*"):
+            if path.is_file():
+                fd = os.open(path, os.O_RDONLY)
+                os.fsync(fd)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(fd)
+
+    def ask(self, prompt: list[int]) -> Sample:
+        return asyncio.run(self._ask(prompt))
+
+    async def _ask(self, prompt: list[int]) -> Sample:
+        async with AsyncClient(self._peer.target) as client:
+            sent = time.perf_counter()
+            ttft_s = 0.0
+            async for event in client.stream(prompt, temperature=0.0, max_tokens=1, ignore_eos=True):
+                if isinstance(event, Delta) and event.token_ids:
+                    ttft_s = time.perf_counter() - sent
+                if isinstance(event, Finished):
+                    cached = event.usage.cached_tokens
+                    return Sample(ttft_s, cached.device, cached.host, cached.disk)
+        raise RuntimeError("the answer had no end")
+
+
+def measure(shape: Shape, prompt_tokens: int, kv_dtype: str, rounds: int, folder: Path) -> dict[str, list[Sample]]:
+    """`rounds` samples for each place, every one with a prompt of its own. A restart lies before each disk hit."""
+    samples: dict[str, list[Sample]] = {place: [] for place in PLACES}
+    subject = Subject(shape, prompt_tokens, kv_dtype, folder)
+    subject.start()
+    for number in range(rounds):
+        prompt, others = subject.prompt(number), [subject.prompt(1000 * (1 + number) + i) for i in range(2)]
+        samples["recompute"].append(subject.ask(prompt))
+        samples["device"].append(subject.ask(prompt))
+        for other in others:
+            subject.ask(other)
+        samples["host"].append(subject.ask(prompt))
+    for place, is_cold in (("disk, page cache warm", False), ("disk, after restart, cold", True)):
+        for number in range(rounds):
+            subject.stop()
+            if is_cold:
+                subject.drop_page_cache()
+            subject.start()
+            samples[place].append(subject.ask(subject.prompt(number)))
+    subject.stop()
+    return samples
+
+
+@click.command()
+@click.option("--shape", "shape_name", type=click.Choice(list(SHAPES)), default="135m", show_default=True)
+@click.option("--prompt", "prompt_tokens", default=2048, show_default=True, help="Tokens of each prompt.")
+@click.option("--kv-dtype", type=click.Choice(["fp8", "bf16", "fp16", "fp32"]), default="fp8", show_default=True)
+@click.option("--rounds", default=3, show_default=True, help="Samples per place.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
+def main(shape_name: str, prompt_tokens: int, kv_dtype: str, rounds: int, as_json: bool) -> None:
+    """Print TTFT for a prompt that is nowhere, on the device, in host memory and on disk."""
+    with tempfile.TemporaryDirectory(prefix="tiercel-ttft-") as folder:
+        samples = measure(SHAPES[shape_name], prompt_tokens, kv_dtype, rounds, Path(folder))
+    medians = {place: statistics.median(sample.ttft_s for sample in samples[place]) for place in PLACES}
+    if as_json:
+        click.echo(json.dumps({place: [vars(sample) for sample in found] for place, found in samples.items()}))
+        return
+    table = Table("prompt's blocks", "TTFT ms", "range", "times faster", "found: device / host / disk")
+    for place in PLACES:
+        times = [1e3 * sample.ttft_s for sample in samples[place]]
+        found = " / ".join(
+            str(round(statistics.median(getattr(sample, tier) for sample in samples[place])))
+            for tier in ("device", "host", "disk")
+        )
+        ratio = f"{medians['recompute'] / medians[place]:.1f}"
+        table.add_row(place, f"{statistics.median(times):.1f}", f"{min(times):.1f}-{max(times):.1f}", ratio, found)
+    Console().print(f"{shape_name} shape, {prompt_tokens} tokens, KV {kv_dtype}, median of {rounds}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""A sequence that waits for the disk, and the chunks that it waits for."""
+
+from collections import deque
+
+from engine.ids import BlockKey
+from engine.scheduling.sequence import Sequence
+
+
+class FetchChunk:
+    """Keys that are fetched together, at successive depths of one chain. Several requests may wait for them."""
+
+    __slots__ = ("depth", "has_failed", "is_over", "keys", "num_done", "tenant", "waits")
+
+    def __init__(self, keys: list[BlockKey], depth: int, tenant: str) -> None:
+        self.keys = keys
+        self.depth = depth
+        """Of the first key."""
+        self.tenant = tenant
+        self.waits: list[FetchWait] = []
+        self.is_over = False
+        self.has_failed = False
+        self.num_done = 0
+
+
+class FetchWait:
+    """What one waiting sequence is waiting for."""
+
+    __slots__ = (
+        "blocked_ns",
+        "chunks",
+        "deadline_ns",
+        "fetched",
+        "is_waiting",
+        "is_wanted",
+        "num_missing_tokens",
+        "sequence",
+        "started_ns",
+    )
+
+    def __init__(self, sequence: Sequence, chunks: list[FetchChunk], num_missing_tokens: int, now_ns: int) -> None:
+        self.sequence = sequence
+        self.chunks = deque(chunks)
+        """Not over yet, in the order of the chain."""
+        self.num_missing_tokens = num_missing_tokens
+        """What would have to be computed without the disk."""
+        self.started_ns = now_ns
+        self.blocked_ns: int | None = None
+        """When the sequence could first have been admitted."""
+        self.deadline_ns: int | None = None
+        self.is_waiting = True
+        """Whether admission waits."""
+        self.is_wanted = True
+        """Whether chunks that have not been sent are still worth sending: until the sequence leaves the queue."""
+        self.fetched: set[BlockKey] = set()
+
+    def leave(self) -> None:
+        """The sequence has left the queue."""
+        self.is_waiting = self.is_wanted = False
