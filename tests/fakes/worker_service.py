@@ -7,17 +7,24 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
 
 from engine.ids import SeqSlot
 from engine.scheduling.plan import StepPlan, StepResult
+from kvstore.disk import DiskTier
+from kvstore.slab import HostSlab
 from services.common.config import ServiceConfig
 from services.common.server import ServiceHost
 from services.worker.engine_thread import LoadedEngine, LoadProgress, TierNews, WorkerFacts
 from services.worker.service import SERVICE_NAME, WorkerService
+from services.worker.tiers import Mover
 from tests.fakes.fake_worker import FakeWorker, extend_digest
 
 FINGERPRINT = "fa" * 32
+_BLOCK_BYTES = 64
 
 
 class RecitingWorker(FakeWorker):
@@ -34,6 +41,20 @@ class RecitingWorker(FakeWorker):
                 state.token_ids[-1] = result.token_ids[i] = token_id
                 state.digests[-1] = extend_digest(state.digests[-2], token_id)
         return result
+
+
+@dataclass
+class FakeEngineTiers:
+    """The worker's own mover between a pool that nobody computes in, a host slab and a real disk tier."""
+
+    directory: Path
+    num_slots: int = 64
+
+    def open(self, num_blocks: int, block_bytes: int, tell: Callable[[TierNews], None]) -> tuple[Mover, DiskTier]:
+        pool = torch.zeros((num_blocks, block_bytes), dtype=torch.uint8)
+        slab = HostSlab(self.num_slots, block_bytes, pool.device)
+        disk = DiskTier.open(self.directory, namespace=bytes(32), block_bytes=block_bytes, cap_bytes=8 << 20)
+        return Mover(pool, slab, disk, tell), disk
 
 
 @dataclass
@@ -63,6 +84,9 @@ class FakeEngine:
     """A step has begun and waits for the gate."""
     num_steps: int = 0
     num_prompt_tokens_seen: int = 0
+    tiers: "FakeEngineTiers | None" = None
+    """Host memory and disk, real ones. None: there is nothing below the device."""
+    disk_note: str = ""
     request_ids: list[str] = field(default_factory=list)
     traceparents: list[str] = field(default_factory=list)
 
@@ -82,7 +106,7 @@ class FakeEngine:
     def busy_slots(self) -> set[SeqSlot]:
         return self._worker.busy_slots
 
-    def load(self, progress: LoadProgress, tell: Callable[[TierNews], None]) -> LoadedEngine:  # noqa: ARG002
+    def load(self, progress: LoadProgress, tell: Callable[[TierNews], None]) -> LoadedEngine:
         progress(0, 100)
         while not self.loading_gate.wait(0.01):
             progress(50, 100)
@@ -92,7 +116,7 @@ class FakeEngine:
             fingerprint=self.fingerprint,
             namespace=bytes(32),
             block_size_tokens=self.block_size,
-            block_bytes=64,
+            block_bytes=_BLOCK_BYTES,
             num_blocks=self.num_blocks,
             max_seqs=self.max_seqs,
             max_model_tokens=self.max_model_tokens,
@@ -103,8 +127,18 @@ class FakeEngine:
             kv_dtype="fp32",
             attention_backend="fake",
             rope_length_dependent_from_tokens=0,
+            disk_note=self.disk_note,
         )
-        return LoadedEngine(self, facts)
+        if self.tiers is None:
+            return LoadedEngine(self, facts)
+        mover, disk = self.tiers.open(self.num_blocks, _BLOCK_BYTES, tell)
+        facts = replace(
+            facts,
+            num_host_slots=self.tiers.num_slots,
+            disk_id=disk.disk_id,
+            disk_capacity_bytes=disk.options.cap_bytes,
+        )
+        return LoadedEngine(self, facts, mover, mover.keeper)
 
     def execute(self, plan: StepPlan, on_start: Callable[[], None]) -> StepResult:
         on_start()
