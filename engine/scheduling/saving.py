@@ -41,6 +41,11 @@ class Saver:
         self._persisting: set[BlockKey] = set()
         self.is_draining = False
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything that shall go down at once has neither arrived nor been given up."""
+        return bool(self._to_spill or self._to_persist or self._on_arrival or self._persisting)
+
     def write_through(self, keys: Iterable[BlockKey]) -> None:
         """Bring copies of these to the host and to disk, from wherever they are."""
         residency = self._batch().residency

@@ -285,6 +285,11 @@ class Scheduler:
             self._tiers.begin_drain(now_ns + timeout_ns)
 
     @property
+    def is_saving(self) -> bool:
+        """Whether blocks that shall go down at once are on their way. To be asked after `take_transfers`."""
+        return self._tiers is not None and self._tiers.is_saving
+
+    @property
     def is_drained(self) -> bool:
         """After `begin_drain`: nothing runs, and all that could be saved is, or the time for it is over."""
         return self.is_idle and (self._tiers is None or self._tiers.is_drained)

@@ -48,6 +48,10 @@ class Tiers:
         return self._desk.num_in_flight
 
     @property
+    def is_saving(self) -> bool:
+        return self._saver.is_busy
+
+    @property
     def is_drained(self) -> bool:
         """Whether all that could be saved has been, or the time for it is over. Only after `begin_drain`."""
         return self._saver.is_draining and (

@@ -1,5 +1,7 @@
 """What people ask of the cache: pins are the scheduler's own business, disks are asked through one worker each."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 
 import grpc
@@ -42,6 +44,10 @@ class CacheRelay:
                 for event in _unpin(links, request.unpin.name):
                     yield event
                 return
+            case "settle":
+                for link in links:
+                    yield await _settled(link, request.settle.timeout_ns / 1e9)
+                return
             case _:
                 raise InvalidRequest("this scheduler does not know what is asked; run one release of all services")
         for link in _one_per_disk(links):
@@ -61,6 +67,13 @@ class CacheRelay:
             reason = error.details() or error.code().name
             _log.error("a worker could not be asked about its disk", extra=logs.fields(worker=link.address, why=reason))
             yield common_pb2.ManageCacheEvent(failure=common_pb2.CareFailure(message=reason))
+
+
+async def _settled(link: WorkerLink, timeout_s: float) -> common_pb2.ManageCacheEvent:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(link.saved.wait(), timeout_s)
+    settling = common_pb2.CacheSettling(is_settled=link.saved.is_set())
+    return common_pb2.ManageCacheEvent(worker=link.address, settling=settling)
 
 
 def _one_per_disk(links: list[WorkerLink]) -> list[WorkerLink]:

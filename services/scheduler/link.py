@@ -97,6 +97,9 @@ class WorkerLink:
         self.ready_since_ns = 0
         self.tier_notes: dict[str, str] = {}
         """By tier: what is wrong with it, or worth knowing."""
+        self.saved = asyncio.Event()
+        """Set while nothing that shall go down at once is on its way to host memory or disk."""
+        self.saved.set()
         self._lost = asyncio.Event()
         """Set while there is no session that has been ready."""
         self._lost.set()
@@ -314,6 +317,10 @@ class WorkerLink:
             self._outbox.put_nowait(plan_to_wire(plan, self._owner.client_id))
             self.counters.count_plan(plan)
         self._send_transfers(scheduler)
+        if scheduler.is_saving:
+            self.saved.clear()
+        else:
+            self.saved.set()
         events = scheduler.take_events()
         if events:
             self._owner.on_events(self, events)
@@ -360,6 +367,7 @@ class WorkerLink:
             self._pinned = (self.ready.namespace, self.scheduler.pinned_keys())
         scheduler, self.scheduler, self.ready = self.scheduler, None, None
         self._lost.set()
+        self.saved.set()
         was = self.state
         self._set_state(LinkState.LOST, reason)
         if scheduler is None:

@@ -20,6 +20,7 @@ PROMPT = list(range(5, 46))
 DESCRIBE = common_pb2.ManageCacheRequest(describe=common_pb2.DescribeCache())
 VERIFY = common_pb2.ManageCacheRequest(verify=common_pb2.VerifyCache())
 CLEAR = common_pb2.ManageCacheRequest(clear=common_pb2.ClearCache())
+SETTLE = common_pb2.ManageCacheRequest(settle=common_pb2.SettleCache(timeout_ns=60 * 10**9))
 CLEAR_ALL = common_pb2.ManageCacheRequest(clear=common_pb2.ClearCache(all_namespaces=True))
 
 
@@ -68,7 +69,9 @@ async def test_a_kept_prefix_is_described_verified_and_cleared(model_directory: 
     async with running_stack(model_directory) as stack:
         stub = await start(stack, engine_on(tmp_path / "kv"))
         await generate(stub, keep_prefix=True)
-        await eventually(lambda: holds(stub, 10), "the prefix is on disk")
+        (event,) = await ask(stub, SETTLE)
+        assert event.settling.is_settled
+        assert await num_records(stub) == 10
         (disk,) = [event.disk for event in await ask(stub, DESCRIBE)]
         assert disk.directory == str(tmp_path / "kv")
         assert disk.namespaces[0].records == 10

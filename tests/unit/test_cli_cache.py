@@ -187,6 +187,7 @@ def test_warm_asks_for_one_token_of_each_and_sums_up(server: FakeInference, caps
         "prompt_tokens": 10,
         "cached_tokens": {"device": 4, "host": 2, "disk": 0},
         "computed_tokens": 4,
+        "is_settled": True,
         "refused": [],
     }
     assert "has no host tier" in captured.err
@@ -233,6 +234,13 @@ def test_pin_without_room_pins_nothing(server: FakeInference, capsys: Captured, 
     assert main(["cache", "pin", "cook", write(tmp_path, "", "one"), "--target", server.address]) == 1
     assert "line 2: Unpin one; nothing was pinned" in capsys.readouterr().err
     assert server.cache_requests[-1].unpin.name == "cook"
+
+
+def test_what_is_still_on_its_way_down_is_said(server: FakeInference, capsys: Captured, tmp_path: Path) -> None:
+    server.cache_events = [event(settling=common_pb2.CacheSettling(is_settled=each)) for each in (True, False, True)]
+    assert main(["cache", "warm", write(tmp_path, "one"), "--target", server.address]) == 0
+    assert server.cache_requests[-1].settle.timeout_ns == 30 * 10**9
+    assert "warning: some of it is still on its way" in capsys.readouterr().err
 
 
 def test_a_name_is_pinned_once(server: FakeInference, capsys: Captured, tmp_path: Path) -> None:

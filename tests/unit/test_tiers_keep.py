@@ -75,3 +75,16 @@ def test_what_the_disk_evicts_is_counted() -> None:
     harness.scheduler.apply_tier_events(TierEvents(stored=[], evicted=keys[:3], corrupt=keys[3:4]))
     assert harness.tiers.disk.num_evictions == 3
     assert harness.tiers.disk.num_used == 6
+
+
+def test_what_is_asked_to_be_kept_is_being_saved_until_it_has_arrived() -> None:
+    harness = TieringHarness(spill_ahead_fraction=0.0, persist_ahead_fraction=0.0)
+    harness.submit("kept", PROMPT, keep_prefix=True, max_tokens=1)
+    is_saving = [harness.scheduler.is_saving]
+    harness.run()
+    harness.take()
+    is_saving.append(harness.scheduler.is_saving)
+    harness.settle()
+    is_saving.append(harness.scheduler.is_saving)
+    assert is_saving == [False, True, False]
+    assert len(harness.mirror) == 10

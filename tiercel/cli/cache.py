@@ -153,6 +153,8 @@ def warm_file(
         with _progress(consoles) as progress:
             task = progress.add_task("warming", total=len(prefixes))
             warmed = warm(client, prefixes, lambda: progress.advance(task))
+            progress.update(task, description="bringing them down")
+            warmed.is_settled = client.settle_cache()
     _show_warmed(consoles, warmed, as_json, client.target)
     return 1 if warmed.refused else 0
 
@@ -262,6 +264,8 @@ def _pin(consoles: Consoles, client: Client, name: str, prefixes: list[Prefix]) 
                     raise CommandFailed(f"line {prefix.line}: {error.message}; nothing was pinned") from None
                 raise
             progress.advance(task)
+        progress.update(task, description="bringing them down")
+        warmed.is_settled = client.settle_cache()
     return warmed
 
 
@@ -289,6 +293,7 @@ def _show_warmed(consoles: Consoles, warmed: Warmed, as_json: bool, target: str)
             "prompt_tokens": warmed.prompt_tokens,
             "cached_tokens": asdict(warmed.cached),
             "computed_tokens": warmed.computed_tokens,
+            "is_settled": warmed.is_settled,
             "refused": [{"line": line, "message": message} for line, message in sorted(warmed.refused.items())],
         }
         _write_json(consoles, content)
@@ -302,6 +307,8 @@ def _show_warmed(consoles: Consoles, warmed: Warmed, as_json: bool, target: str)
         f"({cached.device} on the device, {cached.host} in host memory, {cached.disk} on disk), "
         f"{warmed.computed_tokens} computed",
     )
+    if not warmed.is_settled:
+        consoles.warn("some of it is still on its way to host memory or disk, which are slow or have no room just now")
 
 
 def _require_disk(found: object, without: tuple[CareNote, ...]) -> None:

@@ -20,6 +20,8 @@ class Warmed:
     """Computed, or found."""
     prompt_tokens: int = 0
     cached: CachedTokens = field(default_factory=CachedTokens)
+    is_settled: bool = True
+    """Whether all of it has arrived in host memory and on disk, as far as there is room."""
     refused: dict[int, str] = field(default_factory=dict)
     """What the stack said against a prefix, by its line."""
 

@@ -18,7 +18,7 @@ from tiercel.client.failure import error_of
 from tiercel.client.request import ChatMessage, GenerateCall, GenerateOptions, Prompt
 from tiercel.client.retry import Attempts, RetryPolicy
 from tiercel.client.status import ModelInfo, StackStatus
-from tiercel.client.sync import CONTROL_TIMEOUT_S, DEFAULT_TARGET
+from tiercel.client.sync import CONTROL_TIMEOUT_S, DEFAULT_TARGET, SETTLE_TIMEOUT_S
 from tiercel.errors import Cancelled
 from tiercel.v1 import common_pb2, inference_pb2
 from tiercel.v1.inference_pb2_grpc import InferenceStub
@@ -197,6 +197,13 @@ class AsyncClient:
     async def unpin(self, name: str) -> bool:
         """Whether the name was pinned."""
         return bool((await self._manage(cache_wire.unpin_request(name))).unpinned)
+
+    async def settle_cache(self, timeout: float = SETTLE_TIMEOUT_S) -> bool:
+        """Waits until what was asked to be kept or pinned is in host memory and on disk, or given up.
+
+        False: it took longer than `timeout` seconds per worker.
+        """
+        return (await self._manage(cache_wire.settle_request(timeout))).is_settled
 
     async def report(self, request_id: str) -> RequestReport:
         """Where a finished request's time went. Raises NotFound once the server has forgotten it."""

@@ -32,6 +32,10 @@ def unpin_request(name: str) -> common_pb2.ManageCacheRequest:
     return common_pb2.ManageCacheRequest(unpin=common_pb2.UnpinPrefix(name=name))
 
 
+def settle_request(timeout_s: float) -> common_pb2.ManageCacheRequest:
+    return common_pb2.ManageCacheRequest(settle=common_pb2.SettleCache(timeout_ns=int(timeout_s * 1e9)))
+
+
 class CareAnswers:
     """Takes the events of one call; has the answer once the stream has ended."""
 
@@ -42,6 +46,7 @@ class CareAnswers:
         self._verifications: list[DiskVerification] = []
         self._bad_records: list[BadRecord] = []
         self._clearings: list[DiskClearing] = []
+        self.is_settled = True
         self._unpinned: dict[str, None] = {}
         self._without_disk: list[CareNote] = []
         self._failures: list[CareNote] = []
@@ -75,6 +80,8 @@ class CareAnswers:
                 self._clearings.append(DiskClearing(worker, message.clearing.records))
             case "unpinned":
                 self._unpinned[message.unpinned.name] = None
+            case "settling":
+                self.is_settled &= message.settling.is_settled
             case "failure":
                 self._failures.append(CareNote(worker, message.failure.message))
             case _:

@@ -24,7 +24,8 @@ from tiercel.v1.inference_pb2_grpc import InferenceStub
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 CONTROL_TIMEOUT_S = 30.0
-"""For all calls but generate and stream."""
+"""For all calls but generate, stream and those that look after the cache."""
+SETTLE_TIMEOUT_S = 30.0
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -180,6 +181,13 @@ class Client:
     def unpin(self, name: str) -> bool:
         """Whether the name was pinned."""
         return bool(self._manage(cache_wire.unpin_request(name)).unpinned)
+
+    def settle_cache(self, timeout: float = SETTLE_TIMEOUT_S) -> bool:
+        """Waits until what was asked to be kept or pinned is in host memory and on disk, or given up.
+
+        False: it took longer than `timeout` seconds per worker.
+        """
+        return self._manage(cache_wire.settle_request(timeout)).is_settled
 
     def report(self, request_id: str) -> RequestReport:
         """Where a finished request's time went. Raises NotFound once the server has forgotten it."""

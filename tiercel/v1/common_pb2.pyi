@@ -241,16 +241,18 @@ class MoveStatus(_message.Message):
     def __init__(self, move: _Optional[str] = ..., transfers: _Optional[int] = ..., blocks: _Optional[int] = ..., bytes: _Optional[int] = ..., copy_ns: _Optional[int] = ..., wait_ns: _Optional[int] = ..., failed_transfers: _Optional[int] = ...) -> None: ...
 
 class ManageCacheRequest(_message.Message):
-    __slots__ = ("describe", "verify", "clear", "unpin")
+    __slots__ = ("describe", "verify", "clear", "unpin", "settle")
     DESCRIBE_FIELD_NUMBER: _ClassVar[int]
     VERIFY_FIELD_NUMBER: _ClassVar[int]
     CLEAR_FIELD_NUMBER: _ClassVar[int]
     UNPIN_FIELD_NUMBER: _ClassVar[int]
+    SETTLE_FIELD_NUMBER: _ClassVar[int]
     describe: DescribeCache
     verify: VerifyCache
     clear: ClearCache
     unpin: UnpinPrefix
-    def __init__(self, describe: _Optional[_Union[DescribeCache, _Mapping]] = ..., verify: _Optional[_Union[VerifyCache, _Mapping]] = ..., clear: _Optional[_Union[ClearCache, _Mapping]] = ..., unpin: _Optional[_Union[UnpinPrefix, _Mapping]] = ...) -> None: ...
+    settle: SettleCache
+    def __init__(self, describe: _Optional[_Union[DescribeCache, _Mapping]] = ..., verify: _Optional[_Union[VerifyCache, _Mapping]] = ..., clear: _Optional[_Union[ClearCache, _Mapping]] = ..., unpin: _Optional[_Union[UnpinPrefix, _Mapping]] = ..., settle: _Optional[_Union[SettleCache, _Mapping]] = ...) -> None: ...
 
 class DescribeCache(_message.Message):
     __slots__ = ()
@@ -272,8 +274,14 @@ class UnpinPrefix(_message.Message):
     name: str
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
+class SettleCache(_message.Message):
+    __slots__ = ("timeout_ns",)
+    TIMEOUT_NS_FIELD_NUMBER: _ClassVar[int]
+    timeout_ns: int
+    def __init__(self, timeout_ns: _Optional[int] = ...) -> None: ...
+
 class ManageCacheEvent(_message.Message):
-    __slots__ = ("worker", "progress", "disk", "no_disk", "pinned", "bad_records", "verification", "clearing", "unpinned", "failure")
+    __slots__ = ("worker", "progress", "disk", "no_disk", "pinned", "bad_records", "verification", "clearing", "unpinned", "settling", "failure")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     DISK_FIELD_NUMBER: _ClassVar[int]
@@ -283,6 +291,7 @@ class ManageCacheEvent(_message.Message):
     VERIFICATION_FIELD_NUMBER: _ClassVar[int]
     CLEARING_FIELD_NUMBER: _ClassVar[int]
     UNPINNED_FIELD_NUMBER: _ClassVar[int]
+    SETTLING_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     worker: str
     progress: CacheProgress
@@ -293,8 +302,9 @@ class ManageCacheEvent(_message.Message):
     verification: DiskVerification
     clearing: DiskClearing
     unpinned: Unpinned
+    settling: CacheSettling
     failure: CareFailure
-    def __init__(self, worker: _Optional[str] = ..., progress: _Optional[_Union[CacheProgress, _Mapping]] = ..., disk: _Optional[_Union[DiskDescription, _Mapping]] = ..., no_disk: _Optional[_Union[NoDisk, _Mapping]] = ..., pinned: _Optional[_Union[PinnedPrefix, _Mapping]] = ..., bad_records: _Optional[_Union[BadRecords, _Mapping]] = ..., verification: _Optional[_Union[DiskVerification, _Mapping]] = ..., clearing: _Optional[_Union[DiskClearing, _Mapping]] = ..., unpinned: _Optional[_Union[Unpinned, _Mapping]] = ..., failure: _Optional[_Union[CareFailure, _Mapping]] = ...) -> None: ...
+    def __init__(self, worker: _Optional[str] = ..., progress: _Optional[_Union[CacheProgress, _Mapping]] = ..., disk: _Optional[_Union[DiskDescription, _Mapping]] = ..., no_disk: _Optional[_Union[NoDisk, _Mapping]] = ..., pinned: _Optional[_Union[PinnedPrefix, _Mapping]] = ..., bad_records: _Optional[_Union[BadRecords, _Mapping]] = ..., verification: _Optional[_Union[DiskVerification, _Mapping]] = ..., clearing: _Optional[_Union[DiskClearing, _Mapping]] = ..., unpinned: _Optional[_Union[Unpinned, _Mapping]] = ..., settling: _Optional[_Union[CacheSettling, _Mapping]] = ..., failure: _Optional[_Union[CareFailure, _Mapping]] = ...) -> None: ...
 
 class CacheProgress(_message.Message):
     __slots__ = ("done_records", "total_records")
@@ -409,6 +419,12 @@ class DiskClearing(_message.Message):
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     records: int
     def __init__(self, records: _Optional[int] = ...) -> None: ...
+
+class CacheSettling(_message.Message):
+    __slots__ = ("is_settled",)
+    IS_SETTLED_FIELD_NUMBER: _ClassVar[int]
+    is_settled: bool
+    def __init__(self, is_settled: _Optional[bool] = ...) -> None: ...
 
 class Unpinned(_message.Message):
     __slots__ = ("name",)
