@@ -114,14 +114,14 @@ def trained_model(path: Path, samples: int) -> Iterator[Measure]:
         everything[kv_format.name] = math.exp(torch.cat(losses).mean().item())
         said_alone[kv_format.name] = math.exp(torch.cat(losses)[torch.cat(marks)].mean().item())
     yield Measure(path.name, "perplexity", "", everything, samples)
-    yield Measure(path.name, "perplexity, assistant", "", said_alone, samples)
+    yield Measure(path.name, "perplexity, answers", "", said_alone, samples)
     for distance in DISTANCES:
         if distance + 200 <= loaded.max_model_tokens:
             yield recall(path.name, loaded, tokenizer, distance, samples)
 
 
 def recall(name: str, loaded: LoadedModel, tokenizer: PreTrainedTokenizerFast, distance: int, samples: int) -> Measure:
-    """Share of facts that a greedy answer repeats without a mistake."""
+    """Share of facts, stated that many tokens back, that a greedy answer repeats without a mistake."""
     cases: list[tuple[list[int], int]] = []
     for seed in range(samples):
         messages = recall_case(tokenizer, seed, distance).messages
@@ -137,7 +137,7 @@ def recall(name: str, loaded: LoadedModel, tokenizer: PreTrainedTokenizerFast, d
             for ids, count in cases
         )
         right[kv_format.name] = 100 * correct / len(cases)
-    return Measure(name, f"recall, {distance} tokens back", "%", right, samples)
+    return Measure(name, f"recall at {distance}", "%", right, samples)
 
 
 def show(console: Console, measures: list[Measure]) -> None:
@@ -185,7 +185,7 @@ def main(path: Path, samples: int, with_random: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"measures": [asdict(measure) for measure in measures]}))
     else:
-        show(Console(width=max(Console().width, 120)), measures)
+        show(Console(width=max(Console().width, 130)), measures)
 
 
 if __name__ == "__main__":
