@@ -70,7 +70,7 @@ def test_blocks_of_another_dtype_than_the_model_cost_no_more_than_their_rounding
     checkpoint: Path, prompts: list[list[int]], kv_dtype: torch.dtype
 ) -> None:
     scores = our_scores(checkpoint, prompts, torch.float32, kv_dtype)
-    bound = {torch.bfloat16: 0.08, torch.float16: 0.01, torch.float32: 1e-4, torch.float8_e4m3fn: 0.8}[kv_dtype]
+    bound = {torch.bfloat16: 0.08, torch.float16: 0.01, torch.float32: 1e-4, torch.float8_e4m3fn: 0.3}[kv_dtype]
     for prompt, ours in zip(prompts, scores, strict=True):
         assert (ours - hf_scores(checkpoint, prompt, torch.float32)).abs().max() < bound
 
