@@ -105,19 +105,37 @@ def trained_model(path: Path, samples: int) -> Iterator[Measure]:
     tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(path))
     chats = [encode_chat(tokenizer, conversation(seed, CHAT_TOKENS, test=True), CHAT_TOKENS) for seed in range(samples)]
     yield from compare_texts(path.name, loaded, [ids for ids, _ in chats])
-    everything: dict[str, float] = {}
-    said_alone: dict[str, float] = {}
-    for kv_format in FORMATS_AND_TRUTH:
-        scorer = Scorer(loaded, kv_format)
-        losses = [F.cross_entropy(scorer.logits(ids[:-1]), torch.tensor(ids[1:]), reduction="none") for ids, _ in chats]
-        marks = [torch.tensor(said[1:], dtype=torch.bool) for _, said in chats]
-        everything[kv_format.name] = math.exp(torch.cat(losses).mean().item())
-        said_alone[kv_format.name] = math.exp(torch.cat(losses)[torch.cat(marks)].mean().item())
-    yield Measure(path.name, "perplexity", "", everything, samples)
-    yield Measure(path.name, "perplexity, answers", "", said_alone, samples)
+    yield from predictions(path.name, loaded, chats)
     for distance in DISTANCES:
         if distance + 200 <= loaded.max_model_tokens:
             yield recall(path.name, loaded, tokenizer, distance, samples)
+
+
+def predictions(name: str, loaded: LoadedModel, chats: list[tuple[list[int], list[bool]]]) -> Iterator[Measure]:
+    """How well the next token is predicted, over all text and over what the assistant says."""
+    targets = [torch.tensor(ids[1:]) for ids, _ in chats]
+    said = torch.cat([torch.tensor(said[1:], dtype=torch.bool) for _, said in chats])
+    losses: dict[str, torch.Tensor] = {}
+    chosen: dict[str, torch.Tensor] = {}
+    for kv_format in FORMATS_AND_TRUTH:
+        scorer = Scorer(loaded, kv_format)
+        logits = [scorer.logits(ids[:-1]) for ids, _ in chats]
+        pairs = zip(logits, targets, strict=True)
+        losses[kv_format.name] = torch.cat([F.cross_entropy(*pair, reduction="none") for pair in pairs])
+        chosen[kv_format.name] = torch.cat([each.argmax(dim=-1) for each in logits])
+    flat_targets = torch.cat(targets)
+    agrees = {key: ids == chosen[TRUTH.name] for key, ids in chosen.items()}
+    correct = {key: ids == flat_targets for key, ids in chosen.items()}
+    for suffix, part in (("", torch.ones_like(said)), (", answers", said)):
+        count = int(part.sum())
+        perplexity = {key: math.exp(each[part].mean().item()) for key, each in losses.items()}
+        yield Measure(name, f"perplexity{suffix}", "", perplexity, count)
+        yield Measure(name, f"top-1 correct{suffix}", "%", _percent(correct, part), count)
+    yield Measure(name, "top-1 agreement, answers", "%", _percent(agrees, said), int(said.sum()))
+
+
+def _percent(hits: dict[str, torch.Tensor], part: torch.Tensor) -> dict[str, float]:
+    return {key: 100 * each[part].float().mean().item() for key, each in hits.items()}
 
 
 def recall(name: str, loaded: LoadedModel, tokenizer: PreTrainedTokenizerFast, distance: int, samples: int) -> Measure:
