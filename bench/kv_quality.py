@@ -119,10 +119,11 @@ def predictions(name: str, loaded: LoadedModel, chats: list[tuple[list[int], lis
     chosen: dict[str, torch.Tensor] = {}
     for kv_format in FORMATS_AND_TRUTH:
         scorer = Scorer(loaded, kv_format)
-        logits = [scorer.logits(ids[:-1]) for ids, _ in chats]
-        pairs = zip(logits, targets, strict=True)
-        losses[kv_format.name] = torch.cat([F.cross_entropy(*pair, reduction="none") for pair in pairs])
-        chosen[kv_format.name] = torch.cat([each.argmax(dim=-1) for each in logits])
+        found: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for (ids, _), target in zip(chats, targets, strict=True):
+            logits = scorer.logits(ids[:-1])
+            found.append((F.cross_entropy(logits, target, reduction="none"), logits.argmax(dim=-1)))
+        losses[kv_format.name], chosen[kv_format.name] = (torch.cat(each) for each in zip(*found, strict=True))
     flat_targets = torch.cat(targets)
     agrees = {key: ids == chosen[TRUTH.name] for key, ids in chosen.items()}
     correct = {key: ids == flat_targets for key, ids in chosen.items()}
