@@ -3,7 +3,8 @@
     python -m bench.kv_cost [--shape 135m] [--rounds 9] [--threads 2] [--json]
 
 A step is the whole forward pass, without sampling. The dtypes take turns within each round, so that a slow minute of
-the machine hits all alike; the table shows the least over rounds, which other work disturbs least, and its ratio to bf16.
+the machine hits all alike; the table shows the least over rounds, which other work disturbs least, and its ratio to
+bf16.
 """
 
 import json
