@@ -1,9 +1,11 @@
 """The worker's engine from its settings: which blocks a KV dtype makes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from services.common.byte_size import ByteSize
 from services.worker.config import KvDtype, WorkerConfig
 from services.worker.engine_thread import LoadedEngine
 from services.worker.model_loading import load_engine
@@ -19,10 +21,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def engine_with(checkpoint: Path, kv_dtype: KvDtype | None) -> LoadedEngine:
-    config = WorkerConfig(model=str(checkpoint))
+    config = WorkerConfig(model=str(checkpoint), host_cache=ByteSize(0))
     if kv_dtype is not None:
-        config = WorkerConfig(model=str(checkpoint), kv_dtype=kv_dtype)
-    return load_engine(config, lambda *_: None)
+        config = replace(config, kv_dtype=kv_dtype)
+    return load_engine(config, lambda *_: None, lambda _: None)
 
 
 def test_fp8_is_the_default(checkpoint: Path) -> None:
