@@ -1,7 +1,7 @@
 """Random-weight checkpoints of the standard shapes, in Hugging Face format, made once and kept.
 
-Weights are normal with standard deviation 0.02 from a fixed seed, in bf16. The tokenizer is a word per id: prompts
-are sent as ids, it is there because a server needs one.
+Weights are normal with a standard deviation of 0.02, or the shape's own, from a fixed seed, in bf16. The tokenizer is a
+word per id: prompts are sent as ids, it is there because a server needs one.
 """
 
 import json
@@ -27,6 +27,7 @@ class Shape:
     vocab_size: int
     rope_theta: float
     max_position_embeddings: int
+    init_std: float = 0.02
 
 
 SHAPES = {
@@ -69,7 +70,7 @@ def _write_weights(shape: Shape, path: Path) -> None:
         max_position_embeddings=shape.max_position_embeddings,
         rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
         tie_word_embeddings=True,
-        initializer_range=0.02,
+        initializer_range=shape.init_std,
         bos_token_id=1,
         eos_token_id=2,
         dtype="bfloat16",

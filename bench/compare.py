@@ -31,14 +31,16 @@ Results = dict[tuple[str, str], list[Round]]
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="135m", show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--peers", "with_peers", type=bool, default=True, help="Measure transformers too.")
+@click.option("--kv-dtype", default="auto", show_default=True, help="Of our blocks; the peers keep the model's type.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-def main(shape: str, rounds: int, with_peers: bool, as_json: bool) -> None:
+def main(shape: str, rounds: int, with_peers: bool, kv_dtype: str, as_json: bool) -> None:
     """Output tokens/s of W1, TPOT and TTFT of W2, prefill tokens/s of W3, and the gaps between steps."""
     console = Console(stderr=True)
     vocab_size = SHAPES[shape].vocab_size
     with console.status("making the checkpoint"):
         path = checkpoint(SHAPES[shape])
-    peers: list[Peer] = [TiercelPeer(path)]
+    flags = ("--kv-dtype", kv_dtype)
+    peers: list[Peer] = [TiercelPeer(path, flags)]
     if with_peers:
         peers += [TransformersPeer(path, way) for way in WAYS]
     results: Results = defaultdict(list)
@@ -61,7 +63,7 @@ def main(shape: str, rounds: int, with_peers: bool, as_json: bool) -> None:
     gaps = {}
     for num_running in (8, 32):
         with console.status(f"gaps between steps at {num_running} running sequences"):
-            gaps[num_running] = step_gaps(TiercelPeer(path), vocab_size, num_running)
+            gaps[num_running] = step_gaps(TiercelPeer(path, flags), vocab_size, num_running)
     if as_json:
         click.echo(json.dumps(as_object(shape, rounds, results, gaps)))
     else:

@@ -28,6 +28,9 @@ class TiercelPeer:
         self._folder = tempfile.TemporaryDirectory(prefix="tiercel-bench-")
         ready = Path(self._folder.name) / "ready.json"
         words = ["up", "--detach", "--model", str(self._checkpoint), "--port", "0", "--ready-file", str(ready)]
+        if "--cache-dir" not in self._flags:
+            # A cold cache, and nothing left behind.
+            words += ["--cache-dir", str(Path(self._folder.name) / "kv")]
         subprocess.run([INFER_CLI, *words, *self._flags], check=True, stdout=subprocess.DEVNULL)
         self.target = str(json.loads(ready.read_text())["target"])
 

@@ -48,7 +48,9 @@ def block_bytes(shape: Shape, kv_dtype: str) -> int:
 class Subject:
     """A stack over one cache directory, with room on the device for one prompt and a bit."""
 
-    def __init__(self, shape: Shape, prompt_tokens: int, kv_dtype: str, folder: Path) -> None:
+    def __init__(self, shape: Shape, prompt_tokens: int, kv_dtype: str, disk_limit: str, folder: Path) -> None:
+        config = folder / "tiercel.toml"
+        config.write_text(f'[worker]\ndisk_read_limit = "{disk_limit}"\n')
         self._folder = folder
         self._prompt_tokens = prompt_tokens
         self._vocab_size = shape.vocab_size
@@ -62,7 +64,7 @@ class Subject:
                 *("--device-cache", str((blocks + blocks // 4 + 8) * size)),
                 *("--host-cache", str((4 * blocks) * size)),
                 *("--disk-cache", str(max(64 << 20, 24 * blocks * size))),
-                *("--cache-dir", str(folder)),
+                *("--cache-dir", str(folder / "kv"), "--config", str(config)),
             ),
         )
 
@@ -103,10 +105,12 @@ class Subject:
         raise RuntimeError("the answer had no end")
 
 
-def measure(shape: Shape, prompt_tokens: int, kv_dtype: str, rounds: int, folder: Path) -> dict[str, list[Sample]]:
+def measure(
+    shape: Shape, prompt_tokens: int, kv_dtype: str, rounds: int, disk_limit: str, folder: Path
+) -> dict[str, list[Sample]]:
     """`rounds` samples for each place, every one with a prompt of its own. A restart lies before each disk hit."""
     samples: dict[str, list[Sample]] = {place: [] for place in PLACES}
-    subject = Subject(shape, prompt_tokens, kv_dtype, folder)
+    subject = Subject(shape, prompt_tokens, kv_dtype, disk_limit, folder)
     subject.start()
     for number in range(rounds):
         prompt, others = subject.prompt(number), [subject.prompt(1000 * (1 + number) + i) for i in range(2)]
@@ -131,11 +135,12 @@ def measure(shape: Shape, prompt_tokens: int, kv_dtype: str, rounds: int, folder
 @click.option("--prompt", "prompt_tokens", default=2048, show_default=True, help="Tokens of each prompt.")
 @click.option("--kv-dtype", type=click.Choice(["fp8", "bf16", "fp16", "fp32"]), default="fp8", show_default=True)
 @click.option("--rounds", default=3, show_default=True, help="Samples per place.")
+@click.option("--disk-limit", default="0", show_default=True, help="SIZE a second that fetches may read; 0: no limit.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
-def main(shape_name: str, prompt_tokens: int, kv_dtype: str, rounds: int, as_json: bool) -> None:
+def main(shape_name: str, prompt_tokens: int, kv_dtype: str, rounds: int, disk_limit: str, as_json: bool) -> None:
     """Print TTFT for a prompt that is nowhere, on the device, in host memory and on disk."""
     with tempfile.TemporaryDirectory(prefix="tiercel-ttft-") as folder:
-        samples = measure(SHAPES[shape_name], prompt_tokens, kv_dtype, rounds, Path(folder))
+        samples = measure(SHAPES[shape_name], prompt_tokens, kv_dtype, rounds, disk_limit, Path(folder))
     medians = {place: statistics.median(sample.ttft_s for sample in samples[place]) for place in PLACES}
     if as_json:
         click.echo(json.dumps({place: [vars(sample) for sample in found] for place, found in samples.items()}))

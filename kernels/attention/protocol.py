@@ -41,7 +41,12 @@ class AttnPlan(Protocol):
 
 
 class AttentionBackend(Protocol):
-    """Writes the new K and V into the pool and attends over it. Built over one pool and its layers' windows."""
+    """Writes the new K and V into the pool and attends over it. Built over a pool's `PagedKv` and its layers' windows.
+
+    New K and V are attended to as they are stored, rounding included, like those of earlier steps: the result of a
+    token does not depend on which step computed the ones before it. FP8 is written and read as
+    `kernels/kv_codec/e4m3.py` says, to the bit.
+    """
 
     name: str
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from kernels.attention.pages import PagedKv
-from kernels.kv_codec.torch_e4m3 import decode_rows, encode_rows
+from kernels.kv_codec.torch_e4m3 import TorchE4m3
 
 _CHUNK_ELEMENTS = 1 << 18
 """Converted at a time, so that the passes of a conversion find their data in cache."""
@@ -42,6 +42,7 @@ class TorchPages:
         if kv.scales_offset_bytes is not None:
             self._scale_bytes = slice(kv.scales_offset_bytes, kv.scales_offset_bytes + 2 * kv.block_size)
             self._scales = [pages[:, self._scale_bytes].view(torch.bfloat16) for pages in self._pages]
+        self._codec = TorchE4m3(dtype, kv.data.device)
         self._is_plain = kv.dtype == dtype and self._page_bytes == self._element_bytes
         self._head_pages = torch.arange(per_layer, device=kv.data.device)
         self._chunk_pages = max(1, _CHUNK_ELEMENTS // (kv.block_size * kv.head_dim))
@@ -61,9 +62,11 @@ class TorchPages:
     def write(self, layer: int, k: torch.Tensor, v: torch.Tensor, targets: WriteTargets) -> None:
         """Store k and v [tokens, kv_heads, head_dim]."""
         if self._scales:
-            codes, scales = encode_rows(torch.cat((k, v), dim=1))
-            self._rows[layer].index_put_((targets.pages, targets.tokens), codes.view(self._word))
-            self._scales[layer].index_put_((targets.pages, targets.tokens), scales)
+            for part in self._token_chunks(len(k)):
+                codes, scales = self._codec.encode(torch.cat((k[part], v[part]), dim=1))
+                where = targets.pages[part], targets.tokens[part]
+                self._rows[layer].index_put_(where, codes.view(self._word))
+                self._scales[layer].index_put_(where, scales)
             return
         for heads, pages in zip((k, v), torch.split(targets.pages, self._kv_heads, dim=1), strict=True):
             words = heads.to(self._stored_dtype).view(self._word)
@@ -79,10 +82,14 @@ class TorchPages:
         if self._is_plain:
             torch.index_select(self._pages[layer], 0, page_ids, out=target.view(torch.uint8))
             return target
-        chunks = zip(torch.split(page_ids, self._chunk_pages), torch.split(target, self._chunk_pages), strict=True)
-        for ids, part in chunks:
-            self._convert(layer, ids, part)
+        for start in range(0, num_pages, self._chunk_pages):
+            part = slice(start, start + self._chunk_pages)
+            self._convert(layer, page_ids[part], target[part])
         return target
+
+    def _token_chunks(self, num_tokens: int) -> list[slice]:
+        count = max(1, _CHUNK_ELEMENTS // (2 * self._kv_heads * self._head_dim))
+        return [slice(start, start + count) for start in range(0, num_tokens, count)]
 
     def _convert(self, layer: int, page_ids: torch.Tensor, target: torch.Tensor) -> None:
         num_pages = page_ids.numel()
@@ -93,7 +100,7 @@ class TorchPages:
         elements = raw[:, : self._element_bytes]
         if self._scales:
             shape = (num_pages, self._block_size, self._head_dim)
-            decode_rows(elements.view(shape), raw[:, self._scale_bytes].view(torch.bfloat16), target.view(shape))
+            self._codec.decode(elements.view(shape), raw[:, self._scale_bytes].view(torch.bfloat16), target.view(shape))
         else:
             target.copy_(elements.view(self._stored_dtype))
 

@@ -1,7 +1,7 @@
 """FP8 K and V: E4M3 (arXiv:2209.05433) with one bfloat16 scale per row, a row being one head's K or V of one token.
 
-    s    = max(trunc_bf16(max|x| / 448), 2^-100)        the division in fp32
-    code = RNE_E4M3(fl32(x * fl32(1 / s)))
+    s    = max(trunc_bf16(max|x| / 448), 2^-100)        divisions in fp32
+    code = RNE_E4M3(x / s)
     x'   = code * s                                     exact in fp32
 
 * A row needs nothing but itself: it is written once, and never again when its block fills or a neighbour is larger.
@@ -34,7 +34,7 @@ def encode(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     largest = rows.abs().amax(dim=-1)
     truncated = (largest / E4M3_MAX).view(torch.int32).bitwise_and(-(1 << 16)).view(torch.float32)
     scales = truncated.clamp_min(MIN_SCALE)
-    codes = (rows * scales.reciprocal()[..., None]).to(torch.float8_e4m3fn)
+    codes = (rows / scales[..., None]).to(torch.float8_e4m3fn)
     return codes, scales.bfloat16()
 
 

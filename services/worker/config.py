@@ -46,6 +46,7 @@ class WorkerConfig(ServiceConfig):
     cache_dir: Path | None = setting(
         "Folder of the disk tier, on a local disk; default: tiercel/kv in the user's cache.", None
     )
+    disk_read_limit: ByteSize | None = setting("Bytes a second that fetches may read; default: no limit.", None)
     tenant_disk_cache: ByteSize | None = setting("What one tenant may take of the disk tier; default: all.", None)
     max_batched_tokens: int = setting("Tokens that one step computes at most.", 2048, minimum=1)
     max_seqs: int = setting("Sequences that run at once.", 64, minimum=1)

@@ -10,6 +10,8 @@ import psutil
 import torch
 
 from kvstore.disk import DiskTier
+from kvstore.disk_limit import ReadLimit
+from kvstore.disk_store import DiskStore
 from kvstore.errors import TierError
 from kvstore.executor import TierExecutor
 from kvstore.slab import HostSlab
@@ -33,13 +35,22 @@ class Mover:
     """Carries the transfers of one worker out; owns the threads, the slab and the disk."""
 
     def __init__(
-        self, pool: torch.Tensor, slab: HostSlab, disk: DiskTier | None, tell: Callable[[TierNews], None]
+        self,
+        pool: torch.Tensor,
+        slab: HostSlab,
+        disk: DiskTier | None,
+        disk_read_limit: int | None,
+        tell: Callable[[TierNews], None],
     ) -> None:
+        """`disk_read_limit` is in bytes a second; None or 0: none."""
         self._disk = disk
         self._slab = slab
         self._tell = tell
         self.keeper = None if disk is None else DiskKeeper(disk, tell)
-        self._executor = TierExecutor(pool, slab, disk, on_result=tell, on_events=tell, on_fault=tell)
+        store: DiskStore | None = disk
+        if disk is not None and disk_read_limit:
+            store = ReadLimit(disk, slab.slot_bytes, disk_read_limit)
+        self._executor = TierExecutor(pool, slab, store, on_result=tell, on_events=tell, on_fault=tell)
 
     def submit(self, transfer: Transfer) -> None:
         self._executor.submit(transfer)
@@ -111,7 +122,7 @@ def open_tiers(
         ),
     )
     return OpenTiers(
-        mover=Mover(pool, slab, disk, tell),
+        mover=Mover(pool, slab, disk, config.disk_read_limit, tell),
         num_host_slots=slab.num_slots,
         host_is_pinned=slab.is_pinned,
         disk_id=disk.disk_id if disk is not None else b"",

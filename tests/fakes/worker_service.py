@@ -54,7 +54,7 @@ class FakeEngineTiers:
         pool = torch.zeros((num_blocks, block_bytes), dtype=torch.uint8)
         slab = HostSlab(self.num_slots, block_bytes, pool.device)
         disk = DiskTier.open(self.directory, namespace=bytes(32), block_bytes=block_bytes, cap_bytes=8 << 20)
-        return Mover(pool, slab, disk, tell), disk
+        return Mover(pool, slab, disk, None, tell), disk
 
 
 @dataclass

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.kv_codec.e4m3 import E4M3_MAX, MAX_SCALE, MIN_SCALE, decode, encode
-from kernels.kv_codec.torch_e4m3 import decode_rows, encode_rows
+from kernels.kv_codec.torch_e4m3 import TorchE4m3
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
@@ -43,6 +43,14 @@ rows_of_any_kind = st.builds(
     exponents=st.sampled_from([(0, 1), (-14, 14), (-40, 16), (-120, -80)]),
     dtype=st.sampled_from(DTYPES),
 )
+
+
+def encode_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return TorchE4m3(rows.dtype, rows.device).encode(rows)
+
+
+def decode_rows(codes: torch.Tensor, scales: torch.Tensor, out: torch.Tensor) -> None:
+    TorchE4m3(out.dtype, out.device).decode(codes, scales, out)
 
 
 def same_bytes(left: torch.Tensor, right: torch.Tensor) -> bool:

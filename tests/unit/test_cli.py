@@ -161,7 +161,7 @@ def test_prompt_ids_and_chat_are_sent_as_such(server: FakeInference, capsys: Cap
         (["up", "--device-cache", "lots"], "512MiB"),
         (["up", "--port", "70000"], "65535"),
         (["up", "--http-port", "8000"], "--http-port"),
-        (["up", "--host-cache", "lots"], "512MiB"),
+        (["up", "--host-cache", "1GB"], "512MiB"),
         (["up", "--config", "/nowhere/x.toml"], "cannot read the config file"),
         (["up", "--ready-file", "/nowhere/ready.json"], "there is no folder /nowhere"),
         (["status", "--ca", "/nowhere.pem", "--target", "127.0.0.1:1"], "cannot read the certificate"),

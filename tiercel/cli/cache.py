@@ -247,7 +247,8 @@ def _ask_first(client: Client, all_namespaces: bool) -> None:
     size = shown_bytes(sum(namespace.payload_bytes for _, namespace in chosen))
     where = ", ".join(dict.fromkeys(directory for directory, _ in chosen)) or "no disk"
     num_pins = len({each.name for each in report.pinned})
-    click.confirm(f"Delete {records} records ({size}) in {where} and give up {num_pins} pins?", abort=True, err=True)
+    if not click.confirm(f"Delete {records} records ({size}) in {where} and give up {num_pins} pins?", err=True):
+        raise CommandFailed("nothing was deleted")
 
 
 def _pin(consoles: Consoles, client: Client, name: str, prefixes: list[Prefix]) -> Warmed:

@@ -1,0 +1,81 @@
+"""What the benchmarks of KV dtypes compute, on models small enough to check."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.kv_cost import WORK, StepWork, batch_of
+from bench.kv_formats import FORMATS, TRUTH, per_block, per_tensor
+from bench.kv_quality import compare_texts, difference
+from bench.kv_scorer import Scorer
+from engine.execution.loading import LoadedModel, load_model
+from kernels.kv_codec.e4m3 import decode, encode
+from tests.checkpoints import make_checkpoint
+from tests.e2e.parity_models import hf_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("bench") / "small")
+
+
+@pytest.fixture(scope="module")
+def loaded(directory: Path) -> LoadedModel:
+    return load_model(directory, device=CPU, max_model_tokens=128)
+
+
+def text(seed: int, length: int = 100) -> list[int]:
+    ids: list[int] = torch.randint(0, 512, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return ids
+
+
+def test_fp32_blocks_score_as_transformers_does(directory: Path, loaded: LoadedModel) -> None:
+    with torch.inference_mode():
+        want = hf_model(directory)(torch.tensor([text(1)])).logits[0]
+    scorer = Scorer(loaded, TRUTH)
+    assert torch.allclose(scorer.logits(text(1)), want, atol=1e-3)
+    assert torch.allclose(scorer.logits(text(1), num_last=3), want[-3:], atol=1e-3)
+
+
+def test_every_format_is_another_one_and_close(loaded: LoadedModel) -> None:
+    agreement, kl = compare_texts("small", loaded, [text(1), text(2)])
+    assert set(agreement.values) == set(kl.values) == {TRUTH.name, *(each.name for each in FORMATS)}
+    divergences = [kl.values[each.name] for each in FORMATS]
+    assert len(set(divergences)) == len(FORMATS)
+    assert all(0 < each < 0.5 for each in divergences)
+    assert kl.values["fp16"] < kl.values["bf16"] < kl.values["fp8"]
+    assert all(50 < agreement.values[each.name] <= 100 for each in FORMATS)
+
+
+def test_the_difference_of_a_text_from_itself_is_none() -> None:
+    logits = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
+    same = difference(logits, logits)
+    assert same.agreement == 1
+    assert abs(same.kl_nats) < 1e-6
+    assert difference(logits, -logits).agreement < 1
+
+
+def test_simulated_scales_reach_as_far_as_their_names_say() -> None:
+    rows = torch.randn(40, 2, 8, generator=torch.Generator().manual_seed(0))
+    rows[20, 1, 3] = 100_000.0
+    error = [(rounded - rows).abs() for rounded in (per_block(rows), per_tensor(rows), decode(*encode(rows)))]
+    # The large element costs its block and head, everything, or its own row.
+    spoiled = [each[..., :3].amax(dim=2) > 0.15 for each in error]
+    outside = torch.ones(40, 2, dtype=torch.bool)
+    outside[16:32, 1] = False
+    assert spoiled[0][16:32, 1].sum() > 4
+    assert not spoiled[0][outside].any()
+    assert spoiled[1].sum() > 25
+    spoiled[2][20, 1] = False
+    assert not spoiled[2].any()
+
+
+@pytest.mark.parametrize("work", WORK, ids=lambda work: work.name)
+def test_cost_batches_write_each_slot_once(work: StepWork) -> None:
+    batch = batch_of(work)
+    assert len(set(batch.write_slots.tolist())) == batch.num_tokens == batch.query_starts[-1]
+    assert batch.block_table.unique().numel() == batch.block_table.numel()
+    assert len(batch.positions) == batch.num_tokens
