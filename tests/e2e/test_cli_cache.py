@@ -178,6 +178,12 @@ def test_a_directory_that_cannot_be_used_is_said_and_done_without(
         check_goes_on_without_disk(stack, note)
 
 
+def test_a_read_only_directory_is_said_and_done_without(tmp_path: Path) -> None:
+    """One that nobody may write to, not even root, who runs the tests in some places."""
+    with running_stack(tmp_path, *flags(Path("/sys/tiercel"))) as stack:
+        check_goes_on_without_disk(stack, "The cache directory /sys/tiercel cannot be written")
+
+
 def test_a_locked_directory_is_said_and_done_without(tmp_path: Path) -> None:
     directory = tmp_path / "kv"
     directory.mkdir()

@@ -3,6 +3,10 @@
 import asyncio
 import io
 import json
+import os
+import pty
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +19,7 @@ from tiercel import AsyncClient, Client, TierFull
 from tiercel.cli.main import main
 from tiercel.v1 import common_pb2
 
+INFER_CLI = Path(sys.executable).with_name("infer-cli")
 Captured = pytest.CaptureFixture[str]
 
 SERVED, OTHER = b"\xaa" * 32, b"\xbb" * 32
@@ -292,3 +297,68 @@ async def ask_for_all(server: FakeInference) -> None:
 def test_the_asyncio_client_asks_the_same(server: FakeInference) -> None:
     server.cache_events = [DISK, PINNED]
     asyncio.run(ask_for_all(server))
+
+
+class Terminal:
+    """A command at a terminal: what it shows, and what is typed there."""
+
+    def __init__(self, *words: str) -> None:
+        self._ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [INFER_CLI, "cache", *words], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        )
+        os.close(theirs)
+        self.seen = b""
+
+    def read_until(self, expected: bytes) -> None:
+        while expected not in self.seen:
+            self.seen += os.read(self._ours, 4096)
+
+    def read_all(self) -> bytes:
+        """To the end of the process."""
+        while True:
+            try:
+                self.seen += os.read(self._ours, 4096)
+            except OSError:  # EIO: nobody has the other side any more
+                return self.seen
+
+    def type(self, text: bytes) -> None:
+        os.write(self._ours, text)
+
+    def end(self) -> int:
+        try:
+            return self.process.wait(timeout=30)
+        finally:
+            os.close(self._ours)
+
+
+@pytest.mark.parametrize(("typed", "code"), [(b"n\n", 1), (b"y\n", 0)])
+def test_at_a_terminal_clear_says_what_would_go_and_asks(server: FakeInference, typed: bytes, code: int) -> None:
+    server.cache_events = [DISK, PINNED]
+    terminal = Terminal("clear", "--target", server.address)
+    terminal.read_until(b"Delete 200 records (200 KiB) in /var/[bold]cache and give up 1 pins?")
+    assert [request.WhichOneof("action") for request in server.cache_requests] == ["describe"]
+    terminal.type(typed)
+    assert (b"nothing was deleted" in terminal.read_all()) == bool(code)
+    assert terminal.end() == code
+    assert (server.cache_requests[-1].WhichOneof("action") == "clear") == (not code)
+
+
+def test_at_a_terminal_verify_shows_how_far_it_is(server: FakeInference) -> None:
+    server.cache_events = [event(progress=common_pb2.CacheProgress(done_records=2, total_records=5)), VERIFIED]
+    terminal = Terminal("verify", "--target", server.address)
+    terminal.read_until(b"verifying the disk of 127.0.0.1:1")
+    terminal.read_until(b"2/5")
+    assert b"all sound" in terminal.read_all()
+    assert terminal.end() == 0
+
+
+def test_ctrl_c_ends_warming_and_cancels_on_the_server(server: FakeInference, tmp_path: Path) -> None:
+    server.hold_after_first_delta = True
+    terminal = Terminal("warm", write(tmp_path, "one", "two"), "--target", server.address)
+    terminal.read_until(b"0/2")
+    assert server.first_delta_sent.wait(30)
+    terminal.process.send_signal(signal.SIGINT)
+    assert b"Traceback" not in terminal.read_all()
+    assert terminal.end() == 130
+    assert server.ended_by_client.wait(10)
