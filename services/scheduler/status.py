@@ -106,6 +106,7 @@ def _move_rows(tiers: TiersFigures | None) -> list[common_pb2.MoveStatus]:
             copy_ns=move.copy_ns,
             wait_ns=move.wait_ns,
             failed_transfers=move.num_failures,
+            failures={reason.value: count for reason, count in move.failures.items()},
         )
         for kind, move in tiers.moves.items()
     ]

@@ -159,7 +159,16 @@ class FakeInference(inference_pb2_grpc.InferenceServicer):
             tier="device", capacity_blocks=8, in_use_blocks=3, cached_blocks=2, lookup_tokens=100, hit_tokens=25
         )
         disk = common_pb2.TierStatus(tier="disk", pinned_blocks=4, evicted_blocks=6, note=self.tier_note)
-        fetch = common_pb2.MoveStatus(move="fetch", transfers=2, blocks=9, bytes=3 << 20, copy_ns=1 << 20, wait_ns=10)
+        fetch = common_pb2.MoveStatus(
+            move="fetch",
+            transfers=2,
+            blocks=9,
+            bytes=3 << 20,
+            copy_ns=1 << 20,
+            wait_ns=10,
+            failed_transfers=1,
+            failures={"corrupt": 1},
+        )
         worker = common_pb2.WorkerStatus(
             model=MODEL,
             device="cpu",

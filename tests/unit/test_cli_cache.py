@@ -76,7 +76,7 @@ def test_stats_shows_tiers_moves_disks_namespaces_and_notes(server: FakeInferenc
     assert main(["cache", "stats", "--target", server.address]) == 0
     out = capsys.readouterr().out
     assert "! 127.0.0.1:1 disk: the directory is on the moon" in out
-    for expected in ("Cache", "Moves", "3.00 GB/s", "Disks", "/var/[bold]cache", "8.0 GiB", "Namespaces"):
+    for expected in ("Cache", "Moves", "3.00 GB/s", "1 corrupt", "Disks", "/var/[bold]cache", "8.0 GiB", "Namespaces"):
         assert expected in out
     (row,) = [line.split() for line in out.splitlines() if "aaaaaaaaaaaa" in line]
     assert " ".join(row[2:]) == "served 200 1.0 KiB 200 KiB 300 KiB 70 25.0 % 0 s 90 s 3.0 d"
@@ -91,6 +91,7 @@ def test_stats_as_json_has_bandwidths_and_everything_else(server: FakeInference,
     (worker,) = content["workers"]
     assert [tier["tier"] for tier in worker["tiers"]] == ["device", "disk"]
     assert worker["moves"][0]["bytes_per_s"] == pytest.approx(3e9)
+    assert worker["moves"][0]["failures"] == {"corrupt": 1}
     (disk,) = content["disks"]
     assert disk["corrupt_records"] == 3
     assert [namespace["is_served"] for namespace in disk["namespaces"]] == [True, False]

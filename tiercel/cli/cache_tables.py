@@ -51,13 +51,14 @@ def _tiers(workers: Workers) -> Table:
 
 
 def _moves(workers: Workers) -> Table:
-    rows = table("Moves", "worker", "move", "#transfers", "#blocks", "#size", "#speed", "#mean wait", "#failed")
+    rows = table("Moves", "worker", "move", "#transfers", "#blocks", "#size", "#speed", "#mean wait", "#failed", "")
     for address, worker in workers:
         for move in worker.moves:
             speed = "" if move.bytes_per_s is None else f"{move.bytes_per_s / 1e9:.2f} GB/s"
             wait = f"{move.wait_ns / move.transfers / 1e6:.2f} ms" if move.transfers else ""
             counts = (str(move.transfers), str(move.blocks), shown_bytes(move.bytes))
-            rows.add_row(address, move.move, *counts, speed, wait, str(move.failed_transfers))
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(move.failures.items()))
+            rows.add_row(address, move.move, *counts, speed, wait, str(move.failed_transfers), reasons)
     return rows
 
 

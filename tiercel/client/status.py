@@ -36,6 +36,8 @@ class MoveStatus:
     copy_ns: int
     wait_ns: int
     failed_transfers: int
+    failures: dict[str, int]
+    """The failed transfers by reason: missing, corrupt, full, io_error, timeout or cancelled."""
 
     @property
     def bytes_per_s(self) -> float | None:

@@ -170,4 +170,5 @@ def _move_status(message: common_pb2.MoveStatus) -> MoveStatus:
         message.copy_ns,
         message.wait_ns,
         message.failed_transfers,
+        dict(message.failures),
     )

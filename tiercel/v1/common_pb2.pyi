@@ -223,7 +223,14 @@ class TierStatus(_message.Message):
     def __init__(self, tier: _Optional[str] = ..., capacity_blocks: _Optional[int] = ..., in_use_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., lookup_tokens: _Optional[int] = ..., hit_tokens: _Optional[int] = ..., pinned_blocks: _Optional[int] = ..., evicted_blocks: _Optional[int] = ..., note: _Optional[str] = ...) -> None: ...
 
 class MoveStatus(_message.Message):
-    __slots__ = ("move", "transfers", "blocks", "bytes", "copy_ns", "wait_ns", "failed_transfers")
+    __slots__ = ("move", "transfers", "blocks", "bytes", "copy_ns", "wait_ns", "failed_transfers", "failures")
+    class FailuresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     MOVE_FIELD_NUMBER: _ClassVar[int]
     TRANSFERS_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
@@ -231,6 +238,7 @@ class MoveStatus(_message.Message):
     COPY_NS_FIELD_NUMBER: _ClassVar[int]
     WAIT_NS_FIELD_NUMBER: _ClassVar[int]
     FAILED_TRANSFERS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
     move: str
     transfers: int
     blocks: int
@@ -238,7 +246,8 @@ class MoveStatus(_message.Message):
     copy_ns: int
     wait_ns: int
     failed_transfers: int
-    def __init__(self, move: _Optional[str] = ..., transfers: _Optional[int] = ..., blocks: _Optional[int] = ..., bytes: _Optional[int] = ..., copy_ns: _Optional[int] = ..., wait_ns: _Optional[int] = ..., failed_transfers: _Optional[int] = ...) -> None: ...
+    failures: _containers.ScalarMap[str, int]
+    def __init__(self, move: _Optional[str] = ..., transfers: _Optional[int] = ..., blocks: _Optional[int] = ..., bytes: _Optional[int] = ..., copy_ns: _Optional[int] = ..., wait_ns: _Optional[int] = ..., failed_transfers: _Optional[int] = ..., failures: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class ManageCacheRequest(_message.Message):
     __slots__ = ("describe", "verify", "clear", "unpin", "settle")
