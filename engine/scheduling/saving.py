@@ -52,14 +52,16 @@ class Saver:
         host = residency.host
         assert host is not None
         for key in keys:
-            if residency.is_on_disk(key):
-                continue
-            if host.lookup(key) is not None:
-                if residency.disk is not None:
+            is_on_disk = residency.is_on_disk(key)
+            if host.holds(key):
+                if is_on_disk or residency.disk is None:
+                    continue
+                if host.lookup(key) is None:
+                    self._on_arrival.add(key)
+                else:
                     self._to_persist[key] = None
-            elif host.holds(key):
-                self._on_arrival.add(key)
-            elif residency.pool.lookup(key) is not None:
+            elif residency.pool.lookup(key) is not None and (key in self._kept or not is_on_disk):
+                # What is pinned is wanted in the host tier even if it is on disk.
                 self._to_spill[key] = True
 
     def spill(self, keys: Iterable[BlockKey]) -> None:
@@ -217,7 +219,8 @@ class Saver:
 
     def _is_saved(self, key: BlockKey, block: BlockId) -> bool:
         residency = self._batch().residency
-        if not residency.is_saved(key):
+        assert residency.host is not None
+        if not (residency.host.holds(key) if key in self._kept else residency.is_saved(key)):
             return False
         residency.pool.settle(block)
         return True

@@ -51,6 +51,15 @@ def test_a_pin_name_gathers_the_prompts_of_its_requests() -> None:
     assert harness.scheduler.pinned_keys()["both"] == (*harness.keys(PROMPT), *harness.keys(OTHER))
 
 
+def test_what_is_pinned_comes_to_the_host_even_if_it_is_on_disk() -> None:
+    harness = TieringHarness(num_host_slots=64, spill_ahead_fraction=0.0, persist_ahead_fraction=0.0)
+    harness.serve("plain", PROMPT)
+    # As another worker would have stored them.
+    harness.mirror.add(harness.keys(PROMPT))
+    harness.serve("pinned", PROMPT, pin_name="a")
+    assert harness.scheduler.pin_figures() == [PinFigures("a", 10, 10, 10, 10)]
+
+
 def test_without_room_the_request_is_refused_and_what_was_pinned_stays() -> None:
     harness = TieringHarness(num_host_slots=30)
     harness.serve("first", PROMPT, pin_name="a")
