@@ -1,8 +1,8 @@
 """What moving blocks costs those who decode meanwhile: ``python -m bench.tier_decode``.
 
 Decode steps of a model are timed while nothing moves, while 1 GiB is spilled and while it is loaded, in turns. The
-copier gets as much as it takes; a scheduler keeps no more in flight than its budget. On a CPU all cores compute, and
-the copier's thread takes its time from them.
+copier works as it does on a CPU worker, unless flags say otherwise. There all cores compute, and its thread takes its
+time from them.
 """
 
 import json
@@ -20,7 +20,7 @@ from bench.checkpoints import SHAPES, checkpoint
 from bench.kv_cost import KV_DTYPES, StepWork, batch_of
 from engine.execution.loading import load_model
 from kernels.attention.choice import choose_attention
-from kvstore.executor import TierExecutor
+from kvstore.executor import ExecutorLimits, TierExecutor
 from kvstore.layout import BlockLayout
 from kvstore.slab import HostSlab
 from kvstore.transfer import NO_TENANT, MoveKind, Transfer, TransferResult
@@ -42,13 +42,19 @@ class Phase:
 class Mover:
     """1 GiB of blocks between the end of a pool and a slab, through the executor."""
 
-    def __init__(self, pool: torch.Tensor, first_block: int, num_blocks: int) -> None:
+    def __init__(self, pool: torch.Tensor, first_block: int, num_blocks: int, limits: ExecutorLimits) -> None:
         self._slab = HostSlab(num_blocks, pool.shape[1], CPU)
         self._first_block, self._num_blocks = first_block, num_blocks
         self._left = 0
         self._done = threading.Event()
         self._executor = TierExecutor(
-            pool, self._slab, None, on_result=self._on_result, on_events=lambda _: None, on_fault=lambda _: None
+            pool,
+            self._slab,
+            None,
+            on_result=self._on_result,
+            on_events=lambda _: None,
+            on_fault=lambda _: None,
+            limits=limits,
         )
 
     @property
@@ -84,7 +90,7 @@ class Mover:
             self._done.set()
 
 
-def measure(shape_name: str, kv_dtype: str, rounds: int, gib: float) -> dict[str, list[Phase]]:
+def measure(shape_name: str, kv_dtype: str, rounds: int, gib: float, limits: ExecutorLimits) -> dict[str, list[Phase]]:
     """`rounds` phases of each kind, in turns."""
     loaded = load_model(checkpoint(SHAPES[shape_name]), device=CPU, max_model_tokens=1024)
     config, batch = loaded.config, batch_of(WORK)
@@ -94,7 +100,7 @@ def measure(shape_name: str, kv_dtype: str, rounds: int, gib: float) -> dict[str
     pool = layout.allocate(own + moved, CPU)
     attention = choose_attention(layout.pages(pool), config.windows, loaded.model.dtype)
     ids = torch.zeros(WORK.num_rows, dtype=torch.int32)
-    mover = Mover(pool, own, moved)
+    mover = Mover(pool, own, moved, limits)
 
     def step() -> float:
         started = time.perf_counter()
@@ -128,10 +134,15 @@ def measure(shape_name: str, kv_dtype: str, rounds: int, gib: float) -> dict[str
 @click.option("--kv-dtype", type=click.Choice(list(KV_DTYPES)), default="fp8", show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--gib", default=1.0, show_default=True, help="GiB that move in each phase.")
+@click.option("--piece-mib", default=2.0, show_default=True, help="MiB that are copied without a pause.")
+@click.option("--spill-share", default=0.05, show_default=True, help="Part of the copier's time for spills.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
-def main(shape_name: str, kv_dtype: str, rounds: int, gib: float, as_json: bool) -> None:
+def main(
+    shape_name: str, kv_dtype: str, rounds: int, gib: float, piece_mib: float, spill_share: float, as_json: bool
+) -> None:
     """Print step times while nothing moves, while blocks are spilled and while they are loaded."""
-    phases = measure(shape_name, kv_dtype, rounds, gib)
+    limits = ExecutorLimits(piece_bytes=int(piece_mib * 2**20), spill_share=spill_share)
+    phases = measure(shape_name, kv_dtype, rounds, gib, limits)
     if as_json:
         click.echo(json.dumps({name: [vars(phase) for phase in each] for name, each in phases.items()}))
         return

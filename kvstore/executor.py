@@ -33,6 +33,9 @@ class ExecutorLimits:
     """Transfers per lane; beyond, they are refused with CANCELLED."""
     piece_bytes: int = 32 << 20
     """Of a spill or load between two looks at what else waits."""
+    spill_share: float = 1.0
+    """Part of its time that the copier may spend on spills, in (0, 1]. Nobody waits for a spill, and where the copier
+    takes its time from those who compute, they would."""
     disk: DiskLimits = field(default_factory=DiskLimits)
 
 
@@ -59,6 +62,7 @@ class TierExecutor:
         limits = limits or ExecutorLimits()
         self._copier = BlockCopier(pool, slab.tensor, stream or copy_stream(pool.device))
         self._piece_rows = max(1, limits.piece_bytes // self._copier.block_bytes)
+        self._spill_share = limits.spill_share
         self._on_fault = on_fault
         self._desk = TransferDesk(on_result, self._copier.block_bytes, limits.max_waiting, clock)
         self._disk: DiskThreads | None = None
@@ -127,6 +131,8 @@ class TierExecutor:
                 desk.put_back(desk.copies, job)
             else:
                 desk.finish(job, None)
+            if transfer.kind is MoveKind.SPILL and self._spill_share < 1:
+                time.sleep((end_ns - begin_ns) * (1 / self._spill_share - 1) / 1e9)
 
     def _copy_fault(self, transfer: Transfer, error: Exception) -> Callable[[], None]:
         fault = TierFault(Tier.HOST, f"A {transfer.kind.value} of {transfer.num_rows} blocks failed: {error!r}")

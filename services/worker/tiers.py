@@ -13,7 +13,7 @@ from kvstore.disk import DiskTier
 from kvstore.disk_limit import ReadLimit
 from kvstore.disk_store import DiskStore
 from kvstore.errors import TierError
-from kvstore.executor import TierExecutor
+from kvstore.executor import ExecutorLimits, TierExecutor
 from kvstore.slab import HostSlab
 from kvstore.transfer import Tier, TierEvents, TierFault, Transfer
 from services.common import logs
@@ -26,6 +26,9 @@ _log = logs.get_logger(__name__)
 
 _MAX_DEFAULT_HOST_BYTES = 4 << 30
 _MAX_DEFAULT_DISK_BYTES = 8 << 30
+
+# The model computes on all cores, and one of its threads held up holds them all up: short pieces, and pauses.
+_CPU_LIMITS = ExecutorLimits(piece_bytes=2 << 20, spill_share=0.05)
 
 _SETTLE_S = 30.0
 _CLOSE_S = 5.0
@@ -50,7 +53,8 @@ class Mover:
         store: DiskStore | None = disk
         if disk is not None and disk_read_limit:
             store = ReadLimit(disk, slab.slot_bytes, disk_read_limit)
-        self._executor = TierExecutor(pool, slab, store, on_result=tell, on_events=tell, on_fault=tell)
+        limits = _CPU_LIMITS if pool.device.type == "cpu" else ExecutorLimits()
+        self._executor = TierExecutor(pool, slab, store, on_result=tell, on_events=tell, on_fault=tell, limits=limits)
 
     def submit(self, transfer: Transfer) -> None:
         self._executor.submit(transfer)

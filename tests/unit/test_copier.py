@@ -159,3 +159,14 @@ def test_a_row_outside_of_the_pool_fails_its_transfer_and_is_told() -> None:
     assert rig.move(SPILL, [1, 2]).failure is None
     assert rig.slot(1) == payload_of(key_of(2))
     rig.close()
+
+
+def test_a_copier_that_pauses_after_spills_moves_the_same_bytes() -> None:
+    rig = TierRig(None, limits=ExecutorLimits(piece_bytes=12352, spill_share=0.2))
+    numbers = list(range(1, 13))
+    rig.fill_pool(numbers)
+    assert rig.move(SPILL, numbers).failure is None
+    rig.pool.zero_()
+    assert rig.move(LOAD, numbers).failure is None
+    assert [rig.block(i) for i in range(12)] == [payload_of(key_of(number)) for number in numbers]
+    rig.close()
