@@ -42,7 +42,7 @@ def service_command(
         click.Option(
             ["--config", "config_file"],
             type=click.Path(path_type=Path),
-            help="TOML file; this service reads the tables [" + name + "] and [tls].",
+            help="TOML file; this service reads the tables [" + name + "], [tls] and [telemetry].",
         )
     ]
     params += [_option(setting) for setting in settings.values()]

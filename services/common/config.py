@@ -8,7 +8,7 @@ from services.common.settings import setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceConfig:
-    """Where a service listens, how it leaves, and its TLS files."""
+    """Where a service listens, how it leaves, its TLS files, and who hears of its work."""
 
     host: str = setting("Address to listen on; 0.0.0.0 or :: for all.", "127.0.0.1")
     port: int = setting("Port to listen on; 0 picks a free one.", 0, minimum=0)
@@ -21,4 +21,10 @@ class ServiceConfig:
         None,
         table="tls",
         key="ca",
+    )
+    otlp: str | None = setting(
+        "OpenTelemetry collector that traces go to, http://HOST:PORT; default: as OTEL_EXPORTER_OTLP_ENDPOINT has it.",
+        None,
+        table="telemetry",
+        key="otlp",
     )

@@ -20,6 +20,7 @@ from services.common import logs
 from services.common.announce import Announcer
 from services.common.channel import INNER_SERVER_OPTIONS, ChannelOptions, server_credentials
 from services.common.config import ServiceConfig
+from services.common.telemetry import Telemetry
 
 _log = logs.get_logger(__name__)
 
@@ -43,15 +44,23 @@ class ServiceHost:
     """One gRPC server with health, reflection, TLS and announcements. Not reusable after `stop`."""
 
     def __init__(
-        self, service_name: str, config: ServiceConfig, options: ChannelOptions = INNER_SERVER_OPTIONS
+        self,
+        service_name: str,
+        config: ServiceConfig,
+        options: ChannelOptions = INNER_SERVER_OPTIONS,
+        telemetry: Telemetry | None = None,
     ) -> None:
-        """`service_name` is the full name of the protobuf service, which health also goes by."""
+        """`service_name` is the full name of the protobuf service, which health also goes by.
+
+        Closes `telemetry` when it stops; None: nobody is told.
+        """
         self._service_name = service_name
         self._config = config
         self._health = health.aio.HealthServicer()
         self._announcer = Announcer(config.announce)
         self._announced_ready = False
         self._started_ns = time.monotonic_ns()
+        self.telemetry = telemetry if telemetry is not None else Telemetry()
         self.server = grpc.aio.server(options=options)
         self.state = ServiceState.STARTING
         self.address = ""
@@ -114,6 +123,7 @@ class ServiceHost:
     async def stop(self) -> None:
         await self.server.stop(_LAST_WRITES_S)
         self._announcer.close()
+        await asyncio.to_thread(self.telemetry.close)
 
 
 class DrainableService(Protocol):
