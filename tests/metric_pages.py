@@ -1,6 +1,5 @@
 """The tables of docs/metrics.md, from the declarations. `python -m tests.metric_pages` writes them into the page."""
 
-import re
 from pathlib import Path
 
 from services.common.metric_spec import MetricSpec
@@ -40,9 +39,10 @@ def vllm_table() -> str:
 def with_tables(page: str) -> str:
     tables = {name: table(specs) for name, specs in TABLES.items()} | {"vllm": vllm_table()}
     for name, text in tables.items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        page, count = re.subn(pattern, lambda match, text=text: f"{match[1]}{text}\n{match[2]}", page, flags=re.DOTALL)
-        assert count == 1, f"docs/metrics.md needs the marks <!-- {name} --> and <!-- end -->"
+        start = page.find(f"<!-- {name} -->\n")
+        end = page.find("<!-- end -->", start)
+        assert 0 <= start < end, f"docs/metrics.md needs the marks <!-- {name} --> and <!-- end -->"
+        page = f"{page[:start]}<!-- {name} -->\n{text}\n{page[end:]}"
     return page
 
 
