@@ -297,7 +297,7 @@ class WorkerLink:
         if not fault.slots or self.scheduler is None:
             raise SessionBroken(f"{fault.kind}: {fault.message}")
         step_id = StepId(fault.step_id) if fault.HasField("step_id") else None
-        self.scheduler.void_slots(list(map(SeqSlot, fault.slots)), error, step_id)
+        self.scheduler.void_slots(list(map(SeqSlot, fault.slots)), error, time.monotonic_ns(), step_id)
         self._pump()
 
     def _pump_soon(self) -> None:
