@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
     from services.common.span_queue import SpanCounts, SpanQueue
+    from services.common.span_writer import SpanWriter
 
 _log = logs.get_logger(__name__)
 
@@ -39,6 +40,8 @@ class Telemetry:
         """Everything off. `open_telemetry` is what services call."""
         self.resource = resource
         self.tracer: Tracer = NoOpTracer()
+        self.spans: SpanWriter | None = None
+        """For spans that are written when they are over; None: nobody is told."""
         self._span_queue: SpanQueue | None = None
         self._tracer_provider: TracerProvider | None = None
 
@@ -54,14 +57,20 @@ class Telemetry:
     def trace_to(self, target: OtlpTarget) -> None:
         """Raises ValueError where a variable is wrong."""
         from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
         from services.common.span_queue import SpanQueue
+        from services.common.span_writer import SpanWriter
 
         max_queued = _positive_int("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
         self._span_queue = SpanQueue(span_exporter(target), max_queued)
         self._tracer_provider = TracerProvider(resource=self.resource, span_limits=SpanLimits(), shutdown_on_exit=False)
         self._tracer_provider.add_span_processor(self._span_queue)
-        self.tracer = self._tracer_provider.get_tracer(_SCOPE, metadata.version("tiercel"))
+        version = metadata.version("tiercel")
+        self.tracer = self._tracer_provider.get_tracer(_SCOPE, version)
+        self.spans = SpanWriter(
+            self._tracer_provider.resource, InstrumentationScope(_SCOPE, version), self._span_queue
+        )
 
     def close(self) -> None:
         """Send what is left. Blocks for a bounded time. Spans that end later are dropped."""
