@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricExporter
     from opentelemetry.sdk.trace.export import SpanExporter
 
 _HTTP_PORT = 4318
@@ -96,3 +97,14 @@ def span_exporter(target: OtlpTarget) -> "SpanExporter":
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
 
     return GrpcSpanExporter(target.endpoint)
+
+
+def metric_exporter(target: OtlpTarget) -> "MetricExporter":
+    """As `span_exporter`."""
+    if target.is_http:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpMetricExporter
+
+        return HttpMetricExporter(target.endpoint)
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcMetricExporter
+
+    return GrpcMetricExporter(target.endpoint)

@@ -1,4 +1,4 @@
-"""What a service process tells OpenTelemetry about itself, and its providers from set-up to shutdown.
+"""What a service process tells OpenTelemetry about itself, and its exports from set-up to shutdown.
 
 Everything is off unless `--otlp` or one of the `OTEL_*` variables names a collector; then nothing of the SDK is even
 imported. There is no global provider: whoever makes spans is given a tracer.
@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import uuid
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,14 @@ from opentelemetry.trace import NoOpTracer, Tracer
 from engine.errors import ConfigError
 from services.common import logs
 from services.common.config import ServiceConfig
-from tiercel.otlp import OtlpTarget, Signal, otlp_target, span_exporter
+from services.common.metrics import METRIC_EXPORTS, SPANS, SPANS_QUEUED, Family, Reading
+from tiercel.otlp import OtlpTarget, Signal, metric_exporter, otlp_target, span_exporter
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
 
+    from services.common.otlp_metrics import OtlpMetrics
     from services.common.span_queue import SpanCounts, SpanQueue
     from services.common.span_writer import SpanWriter
 
@@ -44,6 +47,8 @@ class Telemetry:
         """For spans that are written when they are over; None: nobody is told."""
         self._span_queue: SpanQueue | None = None
         self._tracer_provider: TracerProvider | None = None
+        self._metrics_target: OtlpTarget | None = None
+        self._otlp_metrics: OtlpMetrics | None = None
 
     @property
     def is_tracing(self) -> bool:
@@ -72,8 +77,39 @@ class Telemetry:
             self._tracer_provider.resource, InstrumentationScope(_SCOPE, version), self._span_queue
         )
 
+    def meter_to(self, target: OtlpTarget) -> None:
+        """Metrics go there from `export_metrics` on."""
+        self._metrics_target = target
+
+    def export_metrics(self, collect: Callable[[], list[Family]]) -> None:
+        """Called once, when the service starts. `collect` is called on a thread of the export."""
+        if self._metrics_target is None or self.resource is None:
+            return
+        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+        from services.common.otlp_metrics import OtlpMetrics
+
+        interval_s = _positive_int("OTEL_METRIC_EXPORT_INTERVAL", 60_000) / 1e3
+        scope = InstrumentationScope(_SCOPE, metadata.version("tiercel"))
+        exporter = metric_exporter(self._metrics_target)
+        self._otlp_metrics = OtlpMetrics(exporter, self.resource, scope, collect, interval_s)
+
+    def read_metrics(self) -> Iterator[Reading]:
+        """How the exports go."""
+        if (spans := self.span_counts) is not None:
+            yield Reading(SPANS, spans.exported, ("exported",))
+            yield Reading(SPANS, spans.dropped, ("dropped",))
+            yield Reading(SPANS, spans.failed, ("failed",))
+            yield Reading(SPANS_QUEUED, spans.queued)
+        if self._otlp_metrics is not None:
+            exports = self._otlp_metrics.counts
+            yield Reading(METRIC_EXPORTS, exports.exported, ("exported",))
+            yield Reading(METRIC_EXPORTS, exports.failed, ("failed",))
+
     def close(self) -> None:
         """Send what is left. Blocks for a bounded time. Spans that end later are dropped."""
+        if self._otlp_metrics is not None:
+            self._otlp_metrics.close(_CLOSE_S)
         if self._span_queue is not None:
             self._span_queue.close(_CLOSE_S)
 
@@ -82,15 +118,23 @@ def open_telemetry(role: str, config: ServiceConfig) -> Telemetry:
     """`role` is `tokenizer`, `scheduler` or `worker`. Raises ConfigError where endpoint or a variable is wrong."""
     try:
         traces = otlp_target(Signal.TRACES, config.otlp, os.environ)
-        if traces is None:
+        meters = otlp_target(Signal.METRICS, config.otlp, os.environ)
+        if traces is None and meters is None:
             return Telemetry()
         # The queue says in its own words, and once, what the exporters repeat for every batch.
         logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
         telemetry = Telemetry(make_resource(role))
-        telemetry.trace_to(traces)
+        if traces is not None:
+            telemetry.trace_to(traces)
+        if meters is not None:
+            _positive_int("OTEL_METRIC_EXPORT_INTERVAL", 1)
+            telemetry.meter_to(meters)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    _log.info("traces on", extra=logs.fields(endpoint=traces.endpoint, protocol="http" if traces.is_http else "grpc"))
+    for name, target in (("traces on", traces), ("metrics on", meters)):
+        if target is not None:
+            protocol = "http" if target.is_http else "grpc"
+            _log.info(name, extra=logs.fields(endpoint=target.endpoint, protocol=protocol))
     return telemetry
 
 
