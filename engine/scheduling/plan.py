@@ -19,7 +19,7 @@ class TraceContext:
 
     traceparent: str = ""
     tracestate: str = ""
-    clock_offset_ns: int = 0
+    clock_offset_ns: int = field(default=0, compare=False)
     """From the scheduler's clock to that of the trace, which is the wall clock of the front door."""
 
 

@@ -11,7 +11,7 @@ out and nothing counted twice.
 import enum
 from dataclasses import dataclass, field
 
-_MAX_STRETCHES = 512
+_MAX_STRETCHES = 256
 """Of one request. A longer story is told with longer stretches."""
 
 

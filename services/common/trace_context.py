@@ -61,11 +61,14 @@ def trace_from_wire(message: common_pb2.TraceContext, received_ns: int) -> Trace
 
 def span_context(trace: TraceContext) -> SpanContext | None:
     """None: whoever began the trace does not record it."""
+    context = remote_context(trace)
+    return context if context is not None and context.trace_flags.sampled else None
+
+
+def remote_context(trace: TraceContext) -> SpanContext | None:
     if _TRACEPARENT.fullmatch(trace.traceparent) is None:
         return None
     _, trace_id, span_id, flags, *_ = trace.traceparent.split("-")
-    if not int(flags, 16) & TraceFlags.SAMPLED:
-        return None
     state = TraceState.from_header([trace.tracestate]) if trace.tracestate else None
     return SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)), state)
 
@@ -77,9 +80,7 @@ def trace_of(context: SpanContext, clock_offset_ns: int) -> TraceContext:
 
 def new_child(parent: SpanContext) -> SpanContext:
     """A context of its own for a span below `parent`."""
-    return SpanContext(
-        parent.trace_id, random.getrandbits(64) or 1, False, parent.trace_flags, parent.trace_state
-    )
+    return SpanContext(parent.trace_id, random.getrandbits(64) or 1, False, parent.trace_flags, parent.trace_state)
 
 
 def child_context(parent: SpanContext, number: int) -> SpanContext:

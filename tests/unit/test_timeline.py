@@ -101,5 +101,5 @@ def test_a_very_long_story_is_told_with_longer_stretches() -> None:
     timeline = Timeline()
     for at in range(0, 4000, 2):
         timeline.end(timeline.begin(Phase.PREFILL, 0, at), at + 2)
-    assert len(timeline.stretches) == 512
+    assert len(timeline.stretches) == 256
     assert timeline.stretches[-1].end_ns == 4000

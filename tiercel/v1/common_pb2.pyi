@@ -49,7 +49,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_tokens: _Optional[_Union[CachedTokens, _Mapping]] = ...) -> None: ...
 
 class RequestReport(_message.Message):
-    __slots__ = ("request_id", "queue_ns", "prefill_ns", "decode_ns", "ttft_ns", "e2e_ns", "tokenize_ns", "preemptions", "prefill_chunks", "worker", "received_unix_ns", "fetch_ns", "load_ns", "lookup_ns", "schedule_ns", "transit_ns", "detokenize_ns", "trace_id", "error", "error_message", "phases", "preemption_events", "model")
+    __slots__ = ("request_id", "queue_ns", "prefill_ns", "decode_ns", "ttft_ns", "e2e_ns", "tokenize_ns", "preemptions", "prefill_chunks", "worker", "received_unix_ns", "fetch_ns", "load_ns", "lookup_ns", "schedule_ns", "transit_ns", "detokenize_ns", "trace_id", "error", "error_message", "phases", "preemption_events", "model", "queue_ahead")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
     PREFILL_NS_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,7 @@ class RequestReport(_message.Message):
     PHASES_FIELD_NUMBER: _ClassVar[int]
     PREEMPTION_EVENTS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_AHEAD_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     queue_ns: int
     prefill_ns: int
@@ -96,10 +97,11 @@ class RequestReport(_message.Message):
     phases: _containers.RepeatedCompositeFieldContainer[ReportPhase]
     preemption_events: _containers.RepeatedCompositeFieldContainer[ReportPreemption]
     model: str
-    def __init__(self, request_id: _Optional[str] = ..., queue_ns: _Optional[int] = ..., prefill_ns: _Optional[int] = ..., decode_ns: _Optional[int] = ..., ttft_ns: _Optional[int] = ..., e2e_ns: _Optional[int] = ..., tokenize_ns: _Optional[int] = ..., preemptions: _Optional[int] = ..., prefill_chunks: _Optional[int] = ..., worker: _Optional[str] = ..., received_unix_ns: _Optional[int] = ..., fetch_ns: _Optional[int] = ..., load_ns: _Optional[int] = ..., lookup_ns: _Optional[int] = ..., schedule_ns: _Optional[int] = ..., transit_ns: _Optional[int] = ..., detokenize_ns: _Optional[int] = ..., trace_id: _Optional[str] = ..., error: _Optional[str] = ..., error_message: _Optional[str] = ..., phases: _Optional[_Iterable[_Union[ReportPhase, _Mapping]]] = ..., preemption_events: _Optional[_Iterable[_Union[ReportPreemption, _Mapping]]] = ..., model: _Optional[str] = ...) -> None: ...
+    queue_ahead: int
+    def __init__(self, request_id: _Optional[str] = ..., queue_ns: _Optional[int] = ..., prefill_ns: _Optional[int] = ..., decode_ns: _Optional[int] = ..., ttft_ns: _Optional[int] = ..., e2e_ns: _Optional[int] = ..., tokenize_ns: _Optional[int] = ..., preemptions: _Optional[int] = ..., prefill_chunks: _Optional[int] = ..., worker: _Optional[str] = ..., received_unix_ns: _Optional[int] = ..., fetch_ns: _Optional[int] = ..., load_ns: _Optional[int] = ..., lookup_ns: _Optional[int] = ..., schedule_ns: _Optional[int] = ..., transit_ns: _Optional[int] = ..., detokenize_ns: _Optional[int] = ..., trace_id: _Optional[str] = ..., error: _Optional[str] = ..., error_message: _Optional[str] = ..., phases: _Optional[_Iterable[_Union[ReportPhase, _Mapping]]] = ..., preemption_events: _Optional[_Iterable[_Union[ReportPreemption, _Mapping]]] = ..., model: _Optional[str] = ..., queue_ahead: _Optional[int] = ...) -> None: ...
 
 class ReportPhase(_message.Message):
-    __slots__ = ("name", "start_ns", "duration_ns", "choice", "number", "first_token", "tokens", "compute_ns", "blocks", "wanted_blocks", "bytes", "copy_ns", "is_abandoned", "ahead")
+    __slots__ = ("name", "start_ns", "duration_ns", "choice", "number", "first_token", "tokens", "compute_ns", "blocks", "wanted_blocks", "bytes", "copy_ns", "is_abandoned")
     NAME_FIELD_NUMBER: _ClassVar[int]
     START_NS_FIELD_NUMBER: _ClassVar[int]
     DURATION_NS_FIELD_NUMBER: _ClassVar[int]
@@ -113,7 +115,6 @@ class ReportPhase(_message.Message):
     BYTES_FIELD_NUMBER: _ClassVar[int]
     COPY_NS_FIELD_NUMBER: _ClassVar[int]
     IS_ABANDONED_FIELD_NUMBER: _ClassVar[int]
-    AHEAD_FIELD_NUMBER: _ClassVar[int]
     name: str
     start_ns: int
     duration_ns: int
@@ -127,8 +128,7 @@ class ReportPhase(_message.Message):
     bytes: int
     copy_ns: int
     is_abandoned: bool
-    ahead: int
-    def __init__(self, name: _Optional[str] = ..., start_ns: _Optional[int] = ..., duration_ns: _Optional[int] = ..., choice: _Optional[int] = ..., number: _Optional[int] = ..., first_token: _Optional[int] = ..., tokens: _Optional[int] = ..., compute_ns: _Optional[int] = ..., blocks: _Optional[int] = ..., wanted_blocks: _Optional[int] = ..., bytes: _Optional[int] = ..., copy_ns: _Optional[int] = ..., is_abandoned: _Optional[bool] = ..., ahead: _Optional[int] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., start_ns: _Optional[int] = ..., duration_ns: _Optional[int] = ..., choice: _Optional[int] = ..., number: _Optional[int] = ..., first_token: _Optional[int] = ..., tokens: _Optional[int] = ..., compute_ns: _Optional[int] = ..., blocks: _Optional[int] = ..., wanted_blocks: _Optional[int] = ..., bytes: _Optional[int] = ..., copy_ns: _Optional[int] = ..., is_abandoned: _Optional[bool] = ...) -> None: ...
 
 class ReportPreemption(_message.Message):
     __slots__ = ("choice", "at_ns", "computed_tokens")
