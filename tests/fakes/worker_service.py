@@ -18,7 +18,7 @@ from kvstore.disk import DiskTier
 from kvstore.slab import HostSlab
 from services.common.config import ServiceConfig
 from services.common.server import ServiceHost
-from services.worker.engine_thread import LoadedEngine, LoadProgress, TierNews, WorkerFacts
+from services.worker.loaded_engine import LoadedEngine, LoadProgress, TierNews, WorkerFacts
 from services.worker.service import SERVICE_NAME, WorkerService
 from services.worker.tiers import Mover
 from tests.fakes.fake_worker import FakeWorker, extend_digest

@@ -45,6 +45,7 @@ class StackSpec:
     config: Path | None = None
     ready_file: Path | None = None
     log_dir: Path | None = None
+    otlp: str | None = None
     is_private: bool = False
     """Started by another command for itself: leaves no record for others to find."""
 
@@ -61,6 +62,7 @@ class StackSpec:
             *_flag("--config", self.config),
             *_flag("--ready-file", self.ready_file),
             *_flag("--log-dir", self.log_dir),
+            *_flag("--otlp", self.otlp),
         ]
         return [*flags, "--private"] if self.is_private else flags
 
@@ -128,14 +130,14 @@ class StackPlan:
             *self._model_flags(Role.WORKER),
             *self.spec._worker_flags(),
             *threads,
-            *_flag("--config", self.spec.config),
+            *self._shared_flags(),
         ]
 
     def scheduler_command(self, port: int, workers: list[str]) -> list[str]:
         return [
             *_module(Role.SCHEDULER, LOOPBACK, port),
             *("--workers", ",".join(workers)),
-            *_flag("--config", self.spec.config),
+            *self._shared_flags(),
         ]
 
     def tokenizer_command(self, port: int, scheduler: str) -> list[str]:
@@ -143,8 +145,11 @@ class StackPlan:
             *_module(Role.TOKENIZER, self.host, port),
             *("--scheduler", scheduler),
             *self._model_flags(Role.TOKENIZER),
-            *_flag("--config", self.spec.config),
+            *self._shared_flags(),
         ]
+
+    def _shared_flags(self) -> list[str]:
+        return [*_flag("--config", self.spec.config), *_flag("--otlp", self.spec.otlp)]
 
     def _model_flags(self, role: Role) -> list[str]:
         if self.spec.model is None and "model" in self.tables.get(role, {}):
