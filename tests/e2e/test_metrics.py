@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -113,15 +114,24 @@ def test_the_workers_steps_are_those_that_the_scheduler_planned(stack: MeteredSt
     assert found.value("tiercel_kv_disk_corrupt_records_total") == 0
 
 
-def test_exemplars_carry_the_trace_ids_of_requests(stack: MeteredStack, load: Load) -> None:
-    found = stack.scrape("tokenizer")
-    seen = {
-        exemplar.labels["trace_id"]
-        for name in ("request_duration", "time_to_first_token", "time_per_output_token")
-        for exemplar in found.exemplars(f"gen_ai_server_{name}_seconds")
-    }
-    assert seen
-    assert seen <= load.trace_ids
+def request_lines(stack: MeteredStack) -> list[dict[str, Any]]:
+    """What the front door has logged of requests."""
+    (log,) = stack.log_dir.glob("tokenizer-*.log")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return [line for line in lines if line["message"].startswith("request ")]
+
+
+@pytest.mark.parametrize(("histogram", "figure"), [("request_duration", "e2e_ms"), ("time_to_first_token", "ttft_ms")])
+@pytest.mark.usefixtures("load")
+def test_an_exemplar_leads_to_the_request_that_took_so_long(stack: MeteredStack, histogram: str, figure: str) -> None:
+    by_trace = {line["trace_id"]: line for line in request_lines(stack)}
+    exemplars = list(stack.scrape("tokenizer").exemplars(f"gen_ai_server_{histogram}_seconds"))
+    assert exemplars
+    for exemplar in exemplars:
+        line = by_trace[exemplar.labels["trace_id"]]
+        if line["message"] == "request finished":
+            assert line["span_id"] == exemplar.labels["span_id"]
+            assert exemplar.value * 1e3 == pytest.approx(line[figure], abs=0.001)
 
 
 def test_the_status_and_the_ready_file_name_the_same_addresses(stack: MeteredStack) -> None:
@@ -146,11 +156,12 @@ def test_the_same_metrics_arrive_at_a_collector(stack: MeteredStack, receiver: M
         )
 
 
-def test_exemplars_arrive_at_a_collector(receiver: MetricsReceiver, load: Load) -> None:
+@pytest.mark.usefixtures("load")
+def test_exemplars_arrive_at_a_collector(stack: MeteredStack, receiver: MetricsReceiver) -> None:
     histogram = receiver.latest("tiercel-tokenizer")["gen_ai.server.request.duration"].histogram
     exemplars = [exemplar for point in histogram.data_points for exemplar in point.exemplars]
     assert exemplars
-    assert {exemplar.trace_id.hex() for exemplar in exemplars} <= load.trace_ids
+    assert {exemplar.trace_id.hex() for exemplar in exemplars} <= {line["trace_id"] for line in request_lines(stack)}
     for point in histogram.data_points:
         assert sum(point.bucket_counts) == point.count
 
@@ -164,14 +175,15 @@ def test_spans_that_the_collector_does_not_take_are_counted(stack: MeteredStack)
 def test_log_lines_are_json_and_those_of_traced_requests_name_their_trace(stack: MeteredStack, load: Load) -> None:
     lines = [json.loads(line) for log in stack.log_dir.glob("*.log") for line in log.read_text().splitlines()]
     assert {line["service"] for line in lines} == set(ROLES)
-    about = [line for line in lines if line["message"].startswith("request ")]
-    assert all(line["request_id"] for line in about)
+    about = request_lines(stack)
+    assert all(line["request_id"] and len(line["trace_id"]) == 32 for line in about)
     finished = [line for line in about if line["message"] == "request finished"]
     assert len(finished) == load.num_requests - load.num_refused
-    assert {line["trace_id"] for line in finished if "trace_id" in line} == load.trace_ids
+    assert load.trace_ids <= {line["trace_id"] for line in finished}
     by_id = {line["request_id"]: line for line in finished}
     for report in load.reports:
         assert by_id[report.request_id]["e2e_ms"] == round(report.e2e_ns / 1e6, 3)
+        assert by_id[report.request_id]["trace_id"] == report.trace_id
     refused = [line for line in about if line["message"] == "request refused"]
     assert {line["kind"] for line in refused} == {"InvalidRequest"}
     assert len(refused) == load.num_refused
