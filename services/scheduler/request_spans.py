@@ -98,16 +98,6 @@ class RequestSpans:
         error = report.error_message if report.error else None
         if report.error:
             attributes["error.type"] = report.error
-        writer.write(
-            "schedule",
-            context,
-            record.parent,
-            zero_ns,
-            zero_ns + report.schedule_ns,
-            attributes,
-            events=before,
-            error=error,
-        )
         for phase in report.phases:
             start_ns = zero_ns + phase.start_ns
             own, parent = self._place(phase, context, decode_context, first_token_ns)
@@ -120,6 +110,16 @@ class RequestSpans:
                 hits if phase.name == PhaseName.LOOKUP else phase_attributes(phase),
                 events=after if phase is decode else (),
             )
+        writer.write(
+            "schedule",
+            context,
+            record.parent,
+            zero_ns,
+            zero_ns + report.schedule_ns,
+            attributes,
+            events=before,
+            error=error,
+        )
 
     @staticmethod
     def _place(
