@@ -176,6 +176,8 @@ async def test_a_given_port_that_is_taken_is_an_error_and_a_default_one_is_passe
         await started_host(ServiceConfig(metrics_port=taken.getsockname()[1]))
     with pytest.raises(ConfigError, match="--metrics-host"):
         await started_host(ServiceConfig(metrics_host="203.0.113.1"))
+    with pytest.raises(ConfigError, match="--metrics-port"):
+        await started_host(ServiceConfig(metrics_port=70_000))
     await first.stop()
     await second.stop()
 
@@ -239,6 +241,10 @@ async def test_every_line_about_a_request_names_it_and_its_trace(model_directory
                 await generate(stack, address, request(top_p=7.0, request_id="bad"), metadata=metadata)
             with pytest.raises(grpc.aio.AioRpcError):
                 await generate(stack, address, request([1] * 100, request_id="late"), timeout=0.0001, metadata=metadata)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("services.tokenizer.service.validate", lambda *_: 1 // 0)
+                with pytest.raises(grpc.aio.AioRpcError, match="internal error"):
+                    await generate(stack, address, request(request_id="ours"), metadata=metadata)
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
@@ -249,6 +255,9 @@ async def test_every_line_about_a_request_names_it_and_its_trace(model_directory
     (finished,) = [line for line in about if line["message"] == "request finished"]
     assert finished["request_id"] == "good"
     assert finished["completion_tokens"] == 3
+    (internal,) = [line for line in lines if line["message"].startswith("internal error")]
+    assert (internal["request_id"], internal["trace_id"]) == ("ours", TRACE)
+    assert "ZeroDivisionError" in internal["exception"]
     (refused,) = [line for line in about if line["request_id"] == "bad"]
     assert (refused["kind"], "top_p" in refused["reason"]) == ("InvalidRequest", True)
     # Lines that belong to no request say nothing of one.
