@@ -42,8 +42,8 @@ class MetricsServer:
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", None) or error
             raise ConfigError(
-                f"cannot serve metrics on {self._host}:{port}: {why}; choose another --metrics-port (0 switches it off) "
-                "or --metrics-host"
+                f"cannot serve metrics on {self._host}:{port}: {why}; choose another --metrics-port "
+                "(0 switches it off) or --metrics-host"
             ) from error
         return server
 
