@@ -4,11 +4,38 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+DESELECTED = pytest.StashKey[dict[str, str]]()
+OPT_IN = {"docker": "--with-docker"}
+"""Marks of tests that need more than a checkout: deselected, and said so, unless their option is given."""
+
 # A shell that starts a job in the background lets it ignore SIGINT, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--with-docker", action="store_true", help="also run the tests that need a Docker engine")
+    parser.addoption("--torch-wheels", type=Path, help="folder with a CPU wheel of torch, instead of the public index")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    deselected: dict[pytest.Item, str] = {}
+    for item in items:
+        for mark, option in OPT_IN.items():
+            if item.get_closest_marker(mark) and not config.getoption(option):
+                deselected[item] = option
+    if deselected:
+        items[:] = [item for item in items if item not in deselected]
+        config.hook.pytest_deselected(items=list(deselected))
+        config.stash[DESELECTED] = {item.nodeid.partition("[")[0]: option for item, option in deselected.items()}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for name, option in config.stash.get(DESELECTED, {}).items():
+        terminalreporter.write_line(f"deselected without {option}: {name}")
 
 
 @pytest.fixture(scope="session", autouse=True)
