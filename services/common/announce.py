@@ -15,8 +15,9 @@ _OPEN_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBL
 class Announcer:
     """Appends one JSON object per line, each in a single write, so that a reader never sees half a line.
 
-    Events: `{"event": "listening", "address": "127.0.0.1:50051", "pid": 1}`, `{"event": "loading", "loaded_bytes": 1,
-    "total_bytes": 2}`, `{"event": "ready"}` and `{"event": "draining"}`. Without a path nothing is written.
+    Events: `{"event": "listening", "address": "127.0.0.1:50051", "metrics": "127.0.0.1:9464", "pid": 1}` (`metrics` is
+    empty where they are switched off), `{"event": "loading", "loaded_bytes": 1, "total_bytes": 2}`,
+    `{"event": "ready"}` and `{"event": "draining"}`. Without a path nothing is written.
 
     The path may be a FIFO that somebody reads; a reader that leaves or does not keep up gets nothing more and stops
     nothing.
@@ -30,8 +31,8 @@ class Announcer:
             except OSError as error:
                 raise ConfigError(f"cannot write the announce file {path}: {error.strerror}") from error
 
-    def listening(self, address: str) -> None:
-        self._append({"event": "listening", "address": address, "pid": os.getpid()})
+    def listening(self, address: str, metrics_address: str) -> None:
+        self._append({"event": "listening", "address": address, "metrics": metrics_address, "pid": os.getpid()})
 
     def loading(self, loaded_bytes: int, total_bytes: int) -> None:
         self._append({"event": "loading", "loaded_bytes": loaded_bytes, "total_bytes": total_bytes})

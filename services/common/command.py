@@ -11,10 +11,11 @@ import click
 
 from engine.errors import ConfigError
 from services.common import logs
+from services.common.config import ServiceConfig
 from services.common.config_file import LoadedConfig, load_config
 from services.common.settings import Setting, settings_of
 
-ConfigT = TypeVar("ConfigT")
+ConfigT = TypeVar("ConfigT", bound=ServiceConfig)
 
 EXIT_CONFIG_ERROR = 2
 
@@ -32,6 +33,7 @@ def service_command(
         given = {key: value for key, value in flags.items() if value is not None}
         try:
             loaded = load_config(config_class, name, config_file, given)
+            logs.configure(name, loaded.value.log_format)
             _log_effective(loaded)
             asyncio.run(_as_coroutine(run, loaded.value))
         except ConfigError as error:
@@ -42,7 +44,7 @@ def service_command(
         click.Option(
             ["--config", "config_file"],
             type=click.Path(path_type=Path),
-            help="TOML file; this service reads the tables [" + name + "] and [tls].",
+            help="TOML file; this service reads the tables [" + name + "], [tls] and [telemetry].",
         )
     ]
     params += [_option(setting) for setting in settings.values()]

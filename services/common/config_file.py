@@ -11,7 +11,7 @@ from engine.errors import ConfigError
 from services.common.settings import settings_of
 
 SERVICE_TABLES = ("tokenizer", "scheduler", "worker")
-SHARED_TABLES = {"tls": ("cert", "key", "ca")}
+SHARED_TABLES = {"tls": ("cert", "key", "ca"), "telemetry": ("otlp", "log_format", "metrics_host")}
 
 ConfigT = TypeVar("ConfigT")
 

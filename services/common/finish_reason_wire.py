@@ -8,7 +8,12 @@ _TO_WIRE = {
     FinishReason.LENGTH: common_pb2.FINISH_REASON_LENGTH,
     FinishReason.CANCELLED: common_pb2.FINISH_REASON_CANCELLED,
 }
+_FROM_WIRE = {wire: reason for reason, wire in _TO_WIRE.items()}
 
 
 def finish_reason_to_wire(reason: FinishReason) -> common_pb2.FinishReason:
     return _TO_WIRE[reason]
+
+
+def finish_reason_from_wire(reason: common_pb2.FinishReason) -> FinishReason:
+    return _FROM_WIRE[reason]

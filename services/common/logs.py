@@ -1,13 +1,25 @@
-"""Structured logs to stderr: readable lines at a terminal, one JSON object per line otherwise."""
+"""Structured logs to stderr: readable lines at a terminal, one JSON object per line otherwise, or as the config says.
 
+Inside `of_request` every line carries the request's id and, where it has one, its trace context.
+"""
+
+import contextlib
 import datetime
 import json
 import logging
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import TextIO
 
+from services.common.config import LogFormat
+
 _FIELDS = "tiercel_fields"
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+
+_request: ContextVar[Mapping[str, object] | None] = ContextVar("tiercel_request", default=None)
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -19,15 +31,39 @@ def fields(**values: object) -> dict[str, Mapping[str, object]]:
     return {_FIELDS: values}
 
 
-def configure(service: str, stream: TextIO | None = None) -> None:
-    """Send the process's logs, from INFO up, to `stream` (stderr). Called once, by the command of a service."""
+@contextlib.contextmanager
+def of_request(request_id: str, traceparent: str = "") -> Iterator[None]:
+    """Around whatever is done for one request, in one task or one callback."""
+    about: dict[str, object] = {"request_id": request_id}
+    if match := _TRACEPARENT.fullmatch(traceparent):
+        about["trace_id"], about["span_id"] = match[1], match[2]
+    token = _request.set(about)
+    try:
+        yield
+    finally:
+        _request.reset(token)
+
+
+def configure(service: str, log_format: LogFormat = LogFormat.AUTO, stream: TextIO | None = None) -> None:
+    """Send the process's logs, from INFO up, to `stream` (stderr). Called by the command of a service, again once it
+    has read its config."""
     target = stream if stream is not None else sys.stderr
+    is_for_people = target.isatty() if log_format is LogFormat.AUTO else log_format is LogFormat.CONSOLE
     handler = logging.StreamHandler(target)
-    handler.setFormatter(ConsoleFormatter(service) if target.isatty() else JsonFormatter(service))
+    # A filter runs where the line was written, so that it finds the request even if another thread formats it.
+    handler.addFilter(_note_request)
+    handler.setFormatter(ConsoleFormatter(service) if is_for_people else JsonFormatter(service))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # transformers and the hub client tell of their inner workings at INFO.
     for chatty in ("httpx", "httpcore", "huggingface_hub", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _note_request(record: logging.LogRecord) -> bool:
+    about = _request.get()
+    if about is not None:
+        setattr(record, _FIELDS, {**about, **_fields_of(record)})
+    return True
 
 
 class JsonFormatter(logging.Formatter):

@@ -21,6 +21,9 @@ from services.common.announce import Announcer
 from services.common.channel import INNER_SERVER_OPTIONS, ChannelOptions, server_credentials
 from services.common.config import ServiceConfig
 from services.common.health_names import LIVENESS
+from services.common.metrics import READY, UPTIME, Reading, ServiceMetrics
+from services.common.metrics_server import MetricsServer
+from services.common.telemetry import Telemetry
 
 _log = logs.get_logger(__name__)
 
@@ -44,18 +47,32 @@ class ServiceHost:
     """One gRPC server with health, reflection, TLS and announcements. Not reusable after `stop`."""
 
     def __init__(
-        self, service_name: str, config: ServiceConfig, options: ChannelOptions = INNER_SERVER_OPTIONS
+        self,
+        service_name: str,
+        config: ServiceConfig,
+        options: ChannelOptions = INNER_SERVER_OPTIONS,
+        telemetry: Telemetry | None = None,
     ) -> None:
-        """`service_name` is the full name of the protobuf service, which health also goes by."""
+        """`service_name` is the full name of the protobuf service, which health also goes by.
+
+        Closes `telemetry` when it stops; None: nobody is told.
+        """
         self._service_name = service_name
         self._config = config
         self._health = health.aio.HealthServicer()
         self._announcer = Announcer(config.announce)
         self._announced_ready = False
         self._started_ns = time.monotonic_ns()
+        self.telemetry = telemetry if telemetry is not None else Telemetry()
+        self.metrics = ServiceMetrics(config.role)
+        self.metrics.add(self._read_metrics)
+        self.metrics.add(self.telemetry.read_metrics)
+        self._metrics_server: MetricsServer | None = None
         self.server = grpc.aio.server(options=options)
         self.state = ServiceState.STARTING
         self.address = ""
+        self.metrics_address = ""
+        """Of `/metrics`; empty: switched off."""
 
     @property
     def announcer(self) -> Announcer:
@@ -74,10 +91,30 @@ class ServiceHost:
         reflection.enable_server_reflection(names, self.server)
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
         self.address = f"{host}:{self._bind(host)}"
+        self._serve_metrics()
         await self.server.start()
-        self._announcer.listening(self.address)
-        _log.info("listening", extra=logs.fields(address=self.address, tls=self._config.tls_cert is not None))
+        self._announcer.listening(self.address, self.metrics_address)
+        _log.info(
+            "listening",
+            extra=logs.fields(
+                address=self.address, tls=self._config.tls_cert is not None, metrics=self.metrics_address or "off"
+            ),
+        )
         return self.address
+
+    def _serve_metrics(self) -> None:
+        config = self._config
+        self.metrics.start()
+        self.telemetry.export_metrics(self.metrics.collect)
+        if config.metrics_port == 0:
+            return
+        self._metrics_server = MetricsServer(
+            self.metrics.registry, config.metrics_host, config.metrics_port, config.first_metrics_port
+        )
+        self.metrics_address = self._metrics_server.address
+
+    def _read_metrics(self) -> list[Reading]:
+        return [Reading(READY, self.state is ServiceState.READY), Reading(UPTIME, self.uptime_ns / 1e9)]
 
     def _bind(self, host: str) -> int:
         asked = f"{host}:{self._config.port}"
@@ -116,6 +153,9 @@ class ServiceHost:
     async def stop(self) -> None:
         await self.server.stop(_LAST_WRITES_S)
         self._announcer.close()
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.close)
+        await asyncio.to_thread(self.telemetry.close)
 
 
 class DrainableService(Protocol):

@@ -44,6 +44,8 @@ _CODES: dict[type[InferError], grpc.StatusCode] = {
 }
 _CLASSES = {error_class.__name__: error_class for error_class in _CODES}
 
+ERROR_KINDS = tuple(_CLASSES)
+
 
 def grpc_status(error: InferError) -> grpc.Status:
     """The status with `ErrorInfo` (reason = class name), and `BadRequest` or `RetryInfo` where the error has them."""

@@ -2,12 +2,13 @@
 
 from services.common.command import service_command
 from services.common.server import ServiceHost, serve
+from services.common.telemetry import open_telemetry
 from services.scheduler.config import SchedulerServiceConfig
 from services.scheduler.service import SERVICE_NAME, SchedulerService
 
 
 async def run(config: SchedulerServiceConfig) -> None:
-    host = ServiceHost(SERVICE_NAME, config)
+    host = ServiceHost(SERVICE_NAME, config, telemetry=open_telemetry("scheduler", config))
     await serve(host, SchedulerService(host, config), config)
 
 

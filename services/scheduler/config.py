@@ -1,6 +1,7 @@
 """Settings of the scheduler service, `[scheduler]` in the config file."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from services.common.byte_size import ByteSize
 from services.common.config import ServiceConfig
@@ -9,6 +10,8 @@ from services.common.settings import setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerServiceConfig(ServiceConfig):
+    role: ClassVar[str] = "scheduler"
+    first_metrics_port: ClassVar[int] = 9474
     workers: tuple[str, ...] = setting("Addresses of the workers, HOST:PORT, separated by commas.")
     max_waiting: int = setting("Requests per worker that may wait for their first step.", 1024, minimum=1)
     prefix_cache: bool = setting("Share cached prefixes between requests.", True)

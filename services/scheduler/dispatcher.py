@@ -5,6 +5,7 @@ All on the loop's thread; nothing here waits.
 
 import asyncio
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 from engine.blocks.disk import DiskMirror
@@ -12,6 +13,7 @@ from engine.errors import Draining, InferError, WorkerLost
 from engine.scheduling.request import Event, Finished, FinishReason, Refused, Request
 from engine.scheduling.router import Router
 from services.common import logs
+from services.common.status import error_kind
 from services.scheduler.config import SchedulerServiceConfig
 from services.scheduler.front import Front
 from services.scheduler.front_wire import OutputColumns, cancel_reason, request_from_wire
@@ -29,6 +31,7 @@ class RoutedRequest:
     front: Front
     handle: int
     client_id: str
+    traceparent: str
     open_choices: set[int]
     link: WorkerLink | None = None
 
@@ -39,6 +42,8 @@ class DispatcherCounters:
     finished: int = 0
     refused: int = 0
     cancelled: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)
+    """By the error's class."""
 
 
 @dataclass(slots=True)
@@ -72,6 +77,10 @@ class Dispatcher:
     @property
     def info(self) -> scheduling_pb2.SchedulerInfo:
         return self._info
+
+    @property
+    def num_fronts(self) -> int:
+        return len(self._fronts)
 
     @property
     def num_live(self) -> int:
@@ -123,7 +132,9 @@ class Dispatcher:
             # Its events could not be told from those of the request that has the handle now.
             _log.error("handle used twice, submission ignored", extra=logs.fields(handle=message.handle))
             return
-        self._live[engine_id] = RoutedRequest(front, message.handle, message.request_id, set(range(request.n)))
+        self._live[engine_id] = RoutedRequest(
+            front, message.handle, message.request_id, request.trace.traceparent, set(range(request.n))
+        )
         self._fronts[front.number].engine_ids.add(engine_id)
         self.idle.clear()
         try:
@@ -170,8 +181,15 @@ class Dispatcher:
         columns = OutputColumns()
         columns.refuse(live.handle, error)
         self._forget(engine_id)
-        self.counters.refused += 1
+        self._count_refusal(live, error)
         live.front.send(columns.to_wire())
+
+    def _count_refusal(self, live: RoutedRequest, error: InferError) -> None:
+        self.counters.refused += 1
+        self.counters.refusals[error_kind(error)] += 1
+        with logs.of_request(live.client_id, live.traceparent):
+            where = None if live.link is None else live.link.address
+            _log.info("request refused", extra=logs.fields(kind=error_kind(error), reason=error.message, worker=where))
 
     def _forget(self, engine_id: str) -> None:
         live = self._live.pop(engine_id)
@@ -248,9 +266,9 @@ class Dispatcher:
                     if times is not None or not live.open_choices:
                         self._forget(event.request_id)
                         self.counters.finished += 1
-                case Refused():
+                case Refused(error=error):
                     self._forget(event.request_id)
-                    self.counters.refused += 1
+                    self._count_refusal(live, error)
                 case _:
                     pass
         for number, output in columns.items():

@@ -17,6 +17,7 @@ from services.scheduler.config import SchedulerServiceConfig
 from services.scheduler.dispatcher import Dispatcher
 from services.scheduler.front import FrontContext
 from services.scheduler.link import WorkerLink
+from services.scheduler.metrics import SchedulerMetrics
 from services.scheduler.status import service_rows
 from tiercel.v1 import common_pb2, scheduling_pb2, scheduling_pb2_grpc
 
@@ -36,6 +37,7 @@ class SchedulerService:
         self._host = host
         self._config = config
         self.dispatcher = Dispatcher(config)
+        host.metrics.add(SchedulerMetrics(self.dispatcher).read)
 
     def register(self, server: grpc.aio.Server) -> None:
         scheduling_pb2_grpc.add_SchedulingServicer_to_server(cast(scheduling_pb2_grpc.SchedulingServicer, self), server)

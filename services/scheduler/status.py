@@ -18,6 +18,7 @@ def service_rows(host: ServiceHost, dispatcher: Dispatcher) -> list[common_pb2.S
         pid=os.getpid(),
         state=host.state,
         uptime_ns=host.uptime_ns,
+        metrics_address=host.metrics_address,
         detail=(
             f"{dispatcher.num_live} live, {dispatcher.num_unrouted} waiting for a worker; "
             f"{counters.finished} finished, {counters.refused} refused, {counters.cancelled} cancelled"
@@ -31,6 +32,7 @@ def _worker_row(link: WorkerLink) -> common_pb2.ServiceStatus:
     ready, scheduler = link.ready, link.scheduler
     if ready is not None:
         row.pid = ready.pid
+        row.metrics_address = ready.metrics_address
     if ready is None or scheduler is None:
         return row
     row.uptime_ns = time.monotonic_ns() - link.ready_since_ns

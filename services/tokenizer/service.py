@@ -3,25 +3,29 @@
 import asyncio
 import contextlib
 import os
-import uuid
+from collections.abc import Iterator
 from typing import Any, cast
 
 import grpc
 
 from engine.errors import InvalidRequest, ModelNotFound, WorkerLost
+from engine.scheduling.plan import TraceContext
 from engine.text.answer import Answer
 from engine.text.chat import Message
 from engine.text.detokenizer import Detokenizer
 from engine.text.stop_strings import StopStrings
 from services.common import logs
+from services.common.metrics import Reading
 from services.common.model_path import TOKENIZER_FILES, resolve_model
 from services.common.sampling_wire import sampling_to_wire
 from services.common.server import ServiceHost
 from services.common.status import errors_as_status
 from services.common.trace_context import text_metadata, trace_from_metadata, trace_to_wire
 from services.tokenizer.admission import Admission
+from services.tokenizer.call_watch import CallWatch, WatchedCall
 from services.tokenizer.config import TokenizerConfig
-from services.tokenizer.live_call import CallClock, LiveCall
+from services.tokenizer.live_call import LiveCall
+from services.tokenizer.metrics import OPEN_CALLS, SCHEDULER_CONNECTED, RequestMetrics
 from services.tokenizer.reports import ReportBook
 from services.tokenizer.scheduler_stream import SchedulerStream
 from services.tokenizer.text_model import TextModel, load_text_model
@@ -46,6 +50,12 @@ class TokenizerService:
         self._readiness_changed = asyncio.Event()
         self._stream = SchedulerStream(config, self._readiness_changed.set)
         self._text: TextModel | None = None
+        self._watch = CallWatch(RequestMetrics(host.metrics, config.metrics_tenants))
+        host.metrics.add(self._read_metrics)
+
+    def _read_metrics(self) -> Iterator[Reading]:
+        yield Reading(OPEN_CALLS, self._admission.num_open)
+        yield Reading(SCHEDULER_CONNECTED, self._stream.info is not None)
 
     def register(self, server: grpc.aio.Server) -> None:
         inference_pb2_grpc.add_InferenceServicer_to_server(cast(inference_pb2_grpc.InferenceServicer, self), server)
@@ -68,25 +78,29 @@ class TokenizerService:
 
     async def Generate(self, request: inference_pb2.GenerateRequest, context: _Context) -> None:
         """Written with `context.write` rather than as a generator, so that a client that left is noticed at once."""
-        clock = CallClock()
+        metadata = context.invocation_metadata()
+        tenant = request.tenant or text_metadata(metadata, "x-tenant")
+        trace = trace_from_metadata(metadata)
         async with errors_as_status(context, _log):
-            with self._admission.admitted():
+            with self._watch.call(request, tenant, trace.traceparent) as watched, self._admission.admitted():
                 text = self._loaded(request.model)
-                call, message = await self._prepare(request, context, text, clock)
+                watched.model = self._model_name(text)
+                call, message = await self._prepare(watched, context, text, trace)
                 try:
                     call.submit(message)
-                    await self._answer(call, context, clock, message.request_id)
+                    await self._answer(call, context, watched, message.request_id)
                 finally:
                     call.leave()
 
     async def _prepare(
-        self, request: inference_pb2.GenerateRequest, context: _Context, text: TextModel, clock: CallClock
+        self, watched: WatchedCall, context: _Context, text: TextModel, trace: TraceContext
     ) -> tuple[LiveCall, scheduling_pb2.Submit]:
         """Everything up to the submission: ids, checks, the state that turns ids back into text."""
+        request = watched.request
         prompt_ids = await self._prompt_ids(request, text)
-        clock.on_tokenized()
+        watched.clock.on_tokenized()
         valid = validate(request, prompt_ids, text, self._max_model_tokens(text))
-        request_id = request.request_id or uuid.uuid4().hex
+        request_id = request.request_id or watched.request_id
         answers = [_answer_for(text, valid, prompt_ids) for _ in range(valid.n)]
         if request.resume_tokens:
             answers[0].resume(request.resume_tokens)
@@ -94,7 +108,6 @@ class TokenizerService:
             request_id=request_id, model=self._model_name(text), prompt_tokens=len(prompt_ids)
         )
         call = LiveCall(self._stream, started, answers, len(request.resume_tokens))
-        metadata = context.invocation_metadata()
         message = scheduling_pb2.Submit(
             request_id=request_id,
             prompt_token_ids=prompt_ids,
@@ -102,9 +115,9 @@ class TokenizerService:
             sampling=sampling_to_wire(valid.sampling),
             n=valid.n,
             priority=request.priority,
-            tenant=request.tenant or text_metadata(metadata, "x-tenant"),
+            tenant=watched.tenant,
             cache_salt=request.cache_salt,
-            trace=trace_to_wire(trace_from_metadata(metadata)),
+            trace=trace_to_wire(trace),
             keep_prefix=request.keep_prefix,
             pin_name=request.pin_name,
         )
@@ -113,8 +126,9 @@ class TokenizerService:
             message.timeout_ns = max(0, int(remaining_s * 1e9))
         return call, message
 
-    async def _answer(self, call: LiveCall, context: _Context, clock: CallClock, request_id: str) -> None:
+    async def _answer(self, call: LiveCall, context: _Context, watched: WatchedCall, request_id: str) -> None:
         """Send events as the client takes them. While it does not, deltas merge in the mailbox."""
+        clock = watched.clock
         while (events := await call.mailbox.take()) is not None:
             for event in events:
                 if event.HasField("delta"):
@@ -123,6 +137,7 @@ class TokenizerService:
         clock.fill(call.report, request_id)
         finished = call.finished()
         self._reports.add(finished.report, finished.usage)
+        watched.finished = finished
         await context.write(inference_pb2.GenerateEvent(finished=finished))
 
     async def Tokenize(
@@ -182,6 +197,7 @@ class TokenizerService:
                 address=self._host.address,
                 pid=os.getpid(),
                 state=self._host.state,
+                metrics_address=self._host.metrics_address,
                 uptime_ns=self._host.uptime_ns,
                 detail=f"{self._admission.num_open} calls open",
             )

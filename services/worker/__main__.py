@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from services.common.command import service_command
 from services.common.server import ServiceHost, serve
+from services.common.telemetry import open_telemetry
 from services.worker.config import WorkerConfig
 from services.worker.engine_thread import LoadedEngine, LoadProgress, TierNews
 from services.worker.service import SERVICE_NAME, WorkerService
@@ -31,7 +32,7 @@ async def run(config: WorkerConfig) -> None:
 
         return load_engine(config, progress, tell)
 
-    host = ServiceHost(SERVICE_NAME, config)
+    host = ServiceHost(SERVICE_NAME, config, telemetry=open_telemetry("worker", config))
     await serve(host, WorkerService(host, load), config)
 
 

@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from services.common.byte_size import ByteSize
 from services.common.config import ServiceConfig
@@ -32,6 +33,8 @@ class KvDtype(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig(ServiceConfig):
+    role: ClassVar[str] = "worker"
+    first_metrics_port: ClassVar[int] = 9484
     model: str = setting("Checkpoint directory, Hugging Face id, or demo.")
     served_model_name: str | None = setting("Name that clients know the model by; default: from --model.", None)
     device: Device = setting("Where the model runs; auto takes CUDA where there is a device.", Device.AUTO)

@@ -16,6 +16,7 @@ from services.common.status import errors_as_status
 from services.worker.cache_call import look_after
 from services.worker.cache_wire import no_disk_to_wire
 from services.worker.engine_thread import EngineThread, LoadEngine
+from services.worker.metrics import WorkerMetrics
 from services.worker.session import SessionContext, WorkerSession
 from services.worker.wire import ready_to_wire
 from tiercel.v1 import common_pb2, execution_pb2, execution_pb2_grpc
@@ -38,6 +39,7 @@ class WorkerService:
         self._engine: EngineThread | None = None
         self._session: WorkerSession | None = None
         self._is_draining = False
+        self._metrics = WorkerMetrics(host.metrics)
         self._loaded_bytes = (0, 0)
         self._reported_ns = 0
 
@@ -48,6 +50,7 @@ class WorkerService:
         engine = self._engine = EngineThread(self._load, self._on_progress)
         engine.start()
         facts = await engine.facts()
+        self._metrics.on_loaded(facts, engine.keeper)
         _log.info(
             "model loaded",
             extra=logs.fields(
@@ -67,6 +70,7 @@ class WorkerService:
 
     def _on_progress(self, loaded_bytes: int, total_bytes: int) -> None:
         self._loaded_bytes = (loaded_bytes, total_bytes)
+        self._metrics.loaded_bytes = loaded_bytes
         now_ns = time.monotonic_ns()
         if loaded_bytes < total_bytes and now_ns - self._reported_ns < _PROGRESS_INTERVAL_NS:
             return
@@ -91,7 +95,7 @@ class WorkerService:
             opening = await anext(request_iterator, None)
             scheduler_id = _check_open(opening)
             await self._supersede(scheduler_id)
-            session = self._session = WorkerSession(self._engine, scheduler_id)
+            session = self._session = WorkerSession(self._engine, scheduler_id, self._metrics)
             _log.info("session opened", extra=logs.fields(scheduler=scheduler_id))
             session.send(self._loading_message())
             becoming_ready = asyncio.create_task(self._begin_when_loaded(session, self._engine))
@@ -127,7 +131,7 @@ class WorkerService:
             session.end()
             return
         session.begin()
-        session.send(ready_to_wire(facts, os.getpid()))
+        session.send(ready_to_wire(facts, os.getpid(), self._host.metrics_address))
 
     async def _supersede(self, scheduler_id: str) -> None:
         """A scheduler that comes back after a crash must not wait until its old connection is found dead."""

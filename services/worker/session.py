@@ -9,6 +9,7 @@ import grpc
 from engine.scheduling.plan import StepResult
 from kvstore.transfer import TierEvents, TierFault, TransferResult
 from services.worker.engine_thread import EngineSession, EngineThread, Outcome, StepFault
+from services.worker.metrics import WorkerMetrics
 from services.worker.tier_wire import (
     tier_events_to_wire,
     tier_fault_to_wire,
@@ -24,10 +25,11 @@ SessionContext = grpc.aio.ServicerContext[execution_pb2.PlanMessage, execution_p
 class WorkerSession:
     """Lives on the loop's thread. `closed` is set when nothing of the session is left."""
 
-    def __init__(self, engine: EngineThread, scheduler_id: str) -> None:
+    def __init__(self, engine: EngineThread, scheduler_id: str, metrics: WorkerMetrics) -> None:
         self.scheduler_id = scheduler_id
         self.closed = asyncio.Event()
         self._engine = engine
+        self._metrics = metrics
         self._hold = EngineSession(self._on_outcome)
         # Bounded by the plans in flight, and by the progress reports while loading.
         self._outbox: asyncio.Queue[execution_pb2.WorkerMessage | None] = asyncio.Queue()
@@ -40,22 +42,27 @@ class WorkerSession:
         self._outbox.put_nowait(None)
 
     def begin(self) -> None:
+        self._metrics.num_sessions += 1
         self._engine.begin(self._hold)
 
     def _on_outcome(self, outcome: Outcome) -> None:
         match outcome:
             case StepResult():
                 self.send(result_to_wire(outcome))
+                self._metrics.on_step(outcome.timings)
             case StepFault(slots=slots):
                 self.send(fault_to_wire(outcome))
+                self._metrics.on_fault(outcome)
                 if not slots:
                     self.end()
             case TransferResult():
                 self.send(transfer_result_to_wire(outcome))
             case TierEvents():
                 self.send(tier_events_to_wire(outcome))
+                self._metrics.on_tier_events(outcome)
             case TierFault():
                 self.send(tier_fault_to_wire(outcome))
+                self._metrics.on_tier_fault(outcome)
 
     async def run(self, messages: AsyncIterator[execution_pb2.PlanMessage], context: SessionContext) -> None:
         """Until either side ends the stream, or `end` is called."""
@@ -75,7 +82,9 @@ class WorkerSession:
             async for message in messages:
                 if message.HasField("plan"):
                     received_ns = time.monotonic_ns()
-                    self._engine.run(self._hold, plan_from_wire(message.plan), received_ns)
+                    plan = plan_from_wire(message.plan)
+                    self._engine.run(self._hold, plan, received_ns)
+                    self._metrics.on_plan(plan)
                 elif message.HasField("transfers"):
                     self._engine.move(self._hold, transfers_from_wire(message.transfers))
         finally:

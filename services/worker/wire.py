@@ -64,7 +64,7 @@ def fault_to_wire(fault: StepFault) -> execution_pb2.WorkerMessage:
     )
 
 
-def ready_to_wire(facts: WorkerFacts, pid: int) -> execution_pb2.WorkerMessage:
+def ready_to_wire(facts: WorkerFacts, pid: int, metrics_address: str) -> execution_pb2.WorkerMessage:
     return execution_pb2.WorkerMessage(
         ready=execution_pb2.Ready(
             model=facts.model,
@@ -89,5 +89,6 @@ def ready_to_wire(facts: WorkerFacts, pid: int) -> execution_pb2.WorkerMessage:
             disk_capacity_bytes=facts.disk_capacity_bytes,
             host_note=facts.host_note,
             disk_note=facts.disk_note,
+            metrics_address=metrics_address,
         )
     )

@@ -12,7 +12,7 @@ from engine.errors import ConfigError
 from services.common.byte_size import ByteSize, format_byte_size, parse_byte_size
 from services.common.config import ServiceConfig
 from services.common.config_file import load_config
-from services.common.settings import setting
+from services.common.settings import setting, settings_of
 from services.worker.config import WorkerConfig
 
 
@@ -141,5 +141,5 @@ def test_an_unknown_flag_is_exit_code_2() -> None:
 def test_every_worker_setting_has_a_flag_and_help() -> None:
     done = run_service("services.worker", "--help")
     assert done.returncode == 0
-    for name in WorkerConfig.__dataclass_fields__:
+    for name in settings_of(WorkerConfig):
         assert "--" + name.replace("_", "-") in done.stdout

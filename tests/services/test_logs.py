@@ -26,7 +26,7 @@ def _restored_logging() -> Iterator[None]:
 
 def test_a_pipe_gets_one_json_object_per_line() -> None:
     stream = io.StringIO()
-    logs.configure("worker", stream)
+    logs.configure("worker", stream=stream)
     log = logs.get_logger("services.example")
     log.info("model loaded", extra=logs.fields(model="demo", blocks=7))
     try:
@@ -43,7 +43,7 @@ def test_a_pipe_gets_one_json_object_per_line() -> None:
 
 def test_a_terminal_gets_readable_lines() -> None:
     stream = Terminal()
-    logs.configure("scheduler", stream)
+    logs.configure("scheduler", stream=stream)
     logs.get_logger("services.example").warning("worker lost", extra=logs.fields(worker="127.0.0.1:1"))
     line = stream.getvalue()
     assert "WARNING" in line

@@ -151,7 +151,7 @@ def test_a_fifo_whose_reader_goes_away_stops_nothing(tmp_path: Path) -> None:
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     announcer = Announcer(path)
-    announcer.listening("127.0.0.1:1")
+    announcer.listening("127.0.0.1:1", "127.0.0.1:2")
     assert json.loads(os.read(reader, 4096))["address"] == "127.0.0.1:1"
     os.close(reader)
     announcer.ready()

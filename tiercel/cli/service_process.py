@@ -34,6 +34,8 @@ class ServiceProcess:
         self.role = role
         self.log = log
         self.address = ""
+        self.metrics_address = ""
+        """Of `/metrics`, as the present process says; empty: none."""
         self.listening = asyncio.Event()
         self.is_serving = False
         self.was_serving = False
@@ -92,6 +94,7 @@ class ServiceProcess:
                 match event:
                     case {"event": "listening", "address": str(address)}:
                         self.address = address
+                        self.metrics_address = str(event.get("metrics", ""))
                         self.listening.set()
                         watching = watching or asyncio.create_task(self._watch_health(report))
                     case {"event": "loading", "loaded_bytes": int(loaded), "total_bytes": int(total)}:

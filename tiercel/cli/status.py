@@ -1,5 +1,6 @@
 """`infer-cli status`: services, models, queue, cache by tier."""
 
+import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -13,17 +14,40 @@ from tiercel.cli.failure import CommandFailed
 from tiercel.cli.tables import shown_duration, table
 from tiercel.cli.target import Address, recorded_stack, running_stack
 from tiercel.cli.values import Target
+from tiercel.cli.watch import watch
 from tiercel.client import ModelInfo, ServiceStatus, StackStatus
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--watch", "is_watching", is_flag=True, help="Look again and again, until Ctrl-C.")
+@click.option(
+    "--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between looks."
+)
+@click.option("--count", type=click.IntRange(min=1), help="Leave --watch after this many looks.")
 @click.option("--target", type=Target(), help="The stack to ask, by its address.")
 @click.option("--port", type=click.IntRange(1, 65535), help="The stack to ask, by its port on this machine.")
 @click.option("--ca", type=click.Path(path_type=Path), help="PEM file of the authority to trust; switches TLS on.")
 @click.pass_obj
-def status(consoles: Consoles, as_json: bool, target: str | None, port: int | None, ca: Path | None) -> int:
-    """Show services, models, queue and cache by tier."""
+def status(
+    consoles: Consoles,
+    as_json: bool,
+    is_watching: bool,
+    interval: float,
+    count: int | None,
+    target: str | None,
+    port: int | None,
+    ca: Path | None,
+) -> int:
+    """Show services, models, queue and cache by tier.
+
+    With --watch: requests, tokens per second, and use and hit rate of each tier, as they are now. A pipe gets a line
+    per worker and look.
+    """
+    if is_watching and as_json:
+        raise click.UsageError("--watch and --json do not go together; ask for --json again and again instead")
+    if count is not None and not is_watching:
+        raise click.UsageError("--count needs --watch")
     address = Address(target, port, ca)
     client = running_stack(address)
     if client is None:
@@ -32,6 +56,11 @@ def status(consoles: Consoles, as_json: bool, target: str | None, port: int | No
     if record is not None and record.state == "starting":
         consoles.note(f"the stack on {record.target} is starting, or a service of it is")
     with client:
+        if is_watching:
+            # Ctrl-C is how one leaves.
+            with contextlib.suppress(KeyboardInterrupt):
+                watch(consoles, client, interval, count)
+            return 0
         found = client.status()
         if as_json:
             consoles.write(json.dumps({"target": client.target, **asdict(found)}) + "\n")
@@ -51,12 +80,15 @@ def _show(consoles: Consoles, found: StackStatus) -> None:
 
 
 def _services(services: tuple[ServiceStatus, ...]) -> Table:
-    rows = table("Services", "service", "address", "#pid", "state", "#up", "")
+    rows = table("Services", "service", "address", "metrics", "#pid", "state", "#up", "")
     colours = {"ready": "green", "starting": "yellow", "draining": "yellow", "lost": "red"}
     for service in services:
         state = f"[{colours.get(service.state, 'default')}]{service.state}[/]"
         up_s = service.uptime_ns / 1e9
-        rows.add_row(service.role, service.address, str(service.pid or ""), state, shown_duration(up_s), service.detail)
+        pid = str(service.pid or "")
+        rows.add_row(
+            service.role, service.address, service.metrics_address, pid, state, shown_duration(up_s), service.detail
+        )
     return rows
 
 

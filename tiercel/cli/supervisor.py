@@ -210,7 +210,8 @@ class Supervisor:
             str(role): [service.identity.pid for service in self._of(role) if service.identity is not None]
             for role in DRAIN_ORDER
         }
-        content = {"addresses": self._addresses(), "pids": pids, "target": self._target()}
+        metrics = {str(role): [service.metrics_address for service in self._of(role)] for role in DRAIN_ORDER}
+        content = {"addresses": self._addresses(), "pids": pids, "metrics": metrics, "target": self._target()}
         stack_record.write_json(path, {**content, "supervisor_pid": os.getpid()})
 
     def _forget(self) -> None:

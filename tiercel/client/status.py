@@ -87,6 +87,8 @@ class ServiceStatus:
     detail: str
     worker: WorkerStatus | None
     """Set for workers."""
+    metrics_address: str
+    """Of /metrics, HOST:PORT; empty: switched off, or not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,7 @@ def _service_status(message: common_pb2.ServiceStatus) -> ServiceStatus:
         uptime_ns=message.uptime_ns,
         detail=message.detail,
         worker=_worker_status(message.worker) if message.HasField("worker") else None,
+        metrics_address=message.metrics_address,
     )
 
 

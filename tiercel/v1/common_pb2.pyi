@@ -137,7 +137,7 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ServiceStatus(_message.Message):
-    __slots__ = ("role", "address", "pid", "state", "uptime_ns", "detail", "worker")
+    __slots__ = ("role", "address", "pid", "state", "uptime_ns", "detail", "worker", "metrics_address")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +145,7 @@ class ServiceStatus(_message.Message):
     UPTIME_NS_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
+    METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     role: str
     address: str
     pid: int
@@ -152,7 +153,8 @@ class ServiceStatus(_message.Message):
     uptime_ns: int
     detail: str
     worker: WorkerStatus
-    def __init__(self, role: _Optional[str] = ..., address: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., uptime_ns: _Optional[int] = ..., detail: _Optional[str] = ..., worker: _Optional[_Union[WorkerStatus, _Mapping]] = ...) -> None: ...
+    metrics_address: str
+    def __init__(self, role: _Optional[str] = ..., address: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., uptime_ns: _Optional[int] = ..., detail: _Optional[str] = ..., worker: _Optional[_Union[WorkerStatus, _Mapping]] = ..., metrics_address: _Optional[str] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
     __slots__ = ("model", "device", "dtype", "kv_dtype", "attention_backend", "block_size_tokens", "block_bytes", "max_model_tokens", "max_batched_tokens", "max_seqs", "running", "waiting", "steps", "prompt_tokens", "completion_tokens", "preemptions", "tiers", "step_gap_p50_ns", "step_gap_p99_ns", "back_to_back_steps", "moves")

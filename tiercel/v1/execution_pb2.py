@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from tiercel.v1 import common_pb2 as tiercel_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atiercel/v1/execution.proto\x12\ntiercel.v1\x1a\x17tiercel/v1/common.proto\"\x8c\x01\n\x0bPlanMessage\x12 \n\x04open\x18\x01 \x01(\x0b\x32\x10.tiercel.v1.OpenH\x00\x12$\n\x04plan\x18\x02 \x01(\x0b\x32\x14.tiercel.v1.StepPlanH\x00\x12*\n\ttransfers\x18\x03 \x01(\x0b\x32\x15.tiercel.v1.TransfersH\x00\x42\t\n\x07message\"6\n\x04Open\x12\x14\n\x0cscheduler_id\x18\x01 \x01(\t\x12\x18\n\x10protocol_version\x18\x02 \x01(\r\"\xc7\x02\n\rWorkerMessage\x12\"\n\x05ready\x18\x01 \x01(\x0b\x32\x11.tiercel.v1.ReadyH\x00\x12(\n\x06result\x18\x02 \x01(\x0b\x32\x16.tiercel.v1.StepResultH\x00\x12\"\n\x05\x66\x61ult\x18\x03 \x01(\x0b\x32\x11.tiercel.v1.FaultH\x00\x12&\n\x07loading\x18\x04 \x01(\x0b\x32\x13.tiercel.v1.LoadingH\x00\x12\x35\n\x0ftransfer_result\x18\x05 \x01(\x0b\x32\x1a.tiercel.v1.TransferResultH\x00\x12-\n\x0btier_events\x18\x06 \x01(\x0b\x32\x16.tiercel.v1.TierEventsH\x00\x12+\n\ntier_fault\x18\x07 \x01(\x0b\x32\x15.tiercel.v1.TierFaultH\x00\x42\t\n\x07message\"4\n\x07Loading\x12\x14\n\x0cloaded_bytes\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\"\xe6\x03\n\x05Ready\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\x0c\x12\x19\n\x11\x62lock_size_tokens\x18\x04 \x01(\r\x12\x13\n\x0b\x62lock_bytes\x18\x05 \x01(\x04\x12\x12\n\nnum_blocks\x18\x06 \x01(\r\x12\x10\n\x08max_seqs\x18\x07 \x01(\r\x12\x18\n\x10max_model_tokens\x18\x08 \x01(\r\x12\x1a\n\x12max_batched_tokens\x18\t \x01(\r\x12\x12\n\nvocab_size\x18\n \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\r\n\x05\x64type\x18\x0c \x01(\t\x12\x10\n\x08kv_dtype\x18\r \x01(\t\x12\x19\n\x11\x61ttention_backend\x18\x0e \x01(\t\x12\x0b\n\x03pid\x18\x0f \x01(\r\x12)\n!rope_length_dependent_from_tokens\x18\x10 \x01(\r\x12\x16\n\x0enum_host_slots\x18\x11 \x01(\r\x12\x16\n\x0ehost_is_pinned\x18\x12 \x01(\x08\x12\x0f\n\x07\x64isk_id\x18\x13 \x01(\x0c\x12\x1b\n\x13\x64isk_capacity_bytes\x18\x14 \x01(\x04\x12\x11\n\thost_note\x18\x15 \x01(\t\x12\x11\n\tdisk_note\x18\x16 \x01(\t\"4\n\tTransfers\x12\'\n\ttransfers\x18\x01 \x03(\x0b\x32\x14.tiercel.v1.Transfer\"\xb0\x01\n\x08Transfer\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x04\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.tiercel.v1.TransferKind\x12\x0c\n\x04keys\x18\x03 \x01(\x0c\x12\x11\n\tblock_ids\x18\x04 \x03(\r\x12\x12\n\nhost_slots\x18\x05 \x03(\r\x12\x0e\n\x06\x64\x65pths\x18\x06 \x03(\r\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x12\n\ntimeout_ns\x18\x08 \x01(\x04\"\x9a\x01\n\x0eTransferResult\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x04\x12\x10\n\x08num_done\x18\x02 \x01(\r\x12,\n\x07\x66\x61ilure\x18\x03 \x01(\x0e\x32\x1b.tiercel.v1.TransferFailure\x12\x11\n\tnum_bytes\x18\x04 \x01(\x04\x12\x0f\n\x07wait_ns\x18\x05 \x01(\x04\x12\x0f\n\x07\x63opy_ns\x18\x06 \x01(\x04\">\n\nTierEvents\x12\x0e\n\x06stored\x18\x01 \x01(\x0c\x12\x0f\n\x07\x65victed\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63orrupt\x18\x03 \x01(\x0c\"*\n\tTierFault\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x8a\x01\n\x08StepPlan\x12\x0f\n\x07step_id\x18\x01 \x01(\x04\x12\x16\n\x0ereleased_slots\x18\x02 \x03(\r\x12.\n\rnew_sequences\x18\x03 \x03(\x0b\x32\x17.tiercel.v1.NewSequence\x12%\n\x04work\x18\x04 \x01(\x0b\x32\x17.tiercel.v1.WorkColumns\"\xc6\x01\n\x0bNewSequence\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x19\n\x11num_prompt_tokens\x18\x04 \x01(\r\x12+\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.tiercel.v1.TokenSampling\x12\x11\n\tblock_ids\x18\x06 \x03(\r\x12\'\n\x05trace\x18\x07 \x01(\x0b\x32\x18.tiercel.v1.TraceContext\"\x80\x01\n\x0bWorkColumns\x12\r\n\x05slots\x18\x01 \x03(\r\x12\x0e\n\x06starts\x18\x02 \x03(\r\x12\x12\n\nnum_tokens\x18\x03 \x03(\r\x12\x0f\n\x07samples\x18\x04 \x03(\x08\x12\x16\n\x0enum_new_blocks\x18\x05 \x03(\r\x12\x15\n\rnew_block_ids\x18\x06 \x03(\r\"\xc9\x01\n\nStepResult\x12\x0f\n\x07step_id\x18\x01 \x01(\x04\x12\r\n\x05slots\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x15\n\rlogprob_slots\x18\x04 \x03(\r\x12\x19\n\x11logprob_positions\x18\x05 \x03(\r\x12,\n\x08logprobs\x18\x06 \x01(\x0b\x32\x1a.tiercel.v1.LogprobColumns\x12(\n\x07timings\x18\x07 \x01(\x0b\x32\x17.tiercel.v1.StepTimings\"T\n\x0bStepTimings\x12\x10\n\x08start_ns\x18\x01 \x01(\x04\x12\x0e\n\x06\x65nd_ns\x18\x02 \x01(\x04\x12\x0e\n\x06gap_ns\x18\x03 \x01(\x04\x12\x13\n\x0breceived_ns\x18\x04 \x01(\x04\"W\n\x05\x46\x61ult\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05slots\x18\x03 \x03(\r\x12\x14\n\x07step_id\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\n\n\x08_step_id*\x92\x01\n\x0cTransferKind\x12\x1d\n\x19TRANSFER_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13TRANSFER_KIND_SPILL\x10\x01\x12\x16\n\x12TRANSFER_KIND_LOAD\x10\x02\x12\x19\n\x15TRANSFER_KIND_PERSIST\x10\x03\x12\x17\n\x13TRANSFER_KIND_FETCH\x10\x04*\xe7\x01\n\x0fTransferFailure\x12 \n\x1cTRANSFER_FAILURE_UNSPECIFIED\x10\x00\x12\x1c\n\x18TRANSFER_FAILURE_MISSING\x10\x01\x12\x1c\n\x18TRANSFER_FAILURE_CORRUPT\x10\x02\x12\x19\n\x15TRANSFER_FAILURE_FULL\x10\x03\x12\x1d\n\x19TRANSFER_FAILURE_IO_ERROR\x10\x04\x12\x1c\n\x18TRANSFER_FAILURE_TIMEOUT\x10\x05\x12\x1e\n\x1aTRANSFER_FAILURE_CANCELLED\x10\x06\x32\x9d\x01\n\tExecution\x12\x41\n\x07Session\x12\x17.tiercel.v1.PlanMessage\x1a\x19.tiercel.v1.WorkerMessage(\x01\x30\x01\x12M\n\x0bManageCache\x12\x1e.tiercel.v1.ManageCacheRequest\x1a\x1c.tiercel.v1.ManageCacheEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atiercel/v1/execution.proto\x12\ntiercel.v1\x1a\x17tiercel/v1/common.proto\"\x8c\x01\n\x0bPlanMessage\x12 \n\x04open\x18\x01 \x01(\x0b\x32\x10.tiercel.v1.OpenH\x00\x12$\n\x04plan\x18\x02 \x01(\x0b\x32\x14.tiercel.v1.StepPlanH\x00\x12*\n\ttransfers\x18\x03 \x01(\x0b\x32\x15.tiercel.v1.TransfersH\x00\x42\t\n\x07message\"6\n\x04Open\x12\x14\n\x0cscheduler_id\x18\x01 \x01(\t\x12\x18\n\x10protocol_version\x18\x02 \x01(\r\"\xc7\x02\n\rWorkerMessage\x12\"\n\x05ready\x18\x01 \x01(\x0b\x32\x11.tiercel.v1.ReadyH\x00\x12(\n\x06result\x18\x02 \x01(\x0b\x32\x16.tiercel.v1.StepResultH\x00\x12\"\n\x05\x66\x61ult\x18\x03 \x01(\x0b\x32\x11.tiercel.v1.FaultH\x00\x12&\n\x07loading\x18\x04 \x01(\x0b\x32\x13.tiercel.v1.LoadingH\x00\x12\x35\n\x0ftransfer_result\x18\x05 \x01(\x0b\x32\x1a.tiercel.v1.TransferResultH\x00\x12-\n\x0btier_events\x18\x06 \x01(\x0b\x32\x16.tiercel.v1.TierEventsH\x00\x12+\n\ntier_fault\x18\x07 \x01(\x0b\x32\x15.tiercel.v1.TierFaultH\x00\x42\t\n\x07message\"4\n\x07Loading\x12\x14\n\x0cloaded_bytes\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\"\xff\x03\n\x05Ready\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\x0c\x12\x19\n\x11\x62lock_size_tokens\x18\x04 \x01(\r\x12\x13\n\x0b\x62lock_bytes\x18\x05 \x01(\x04\x12\x12\n\nnum_blocks\x18\x06 \x01(\r\x12\x10\n\x08max_seqs\x18\x07 \x01(\r\x12\x18\n\x10max_model_tokens\x18\x08 \x01(\r\x12\x1a\n\x12max_batched_tokens\x18\t \x01(\r\x12\x12\n\nvocab_size\x18\n \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\r\n\x05\x64type\x18\x0c \x01(\t\x12\x10\n\x08kv_dtype\x18\r \x01(\t\x12\x19\n\x11\x61ttention_backend\x18\x0e \x01(\t\x12\x0b\n\x03pid\x18\x0f \x01(\r\x12)\n!rope_length_dependent_from_tokens\x18\x10 \x01(\r\x12\x16\n\x0enum_host_slots\x18\x11 \x01(\r\x12\x16\n\x0ehost_is_pinned\x18\x12 \x01(\x08\x12\x0f\n\x07\x64isk_id\x18\x13 \x01(\x0c\x12\x1b\n\x13\x64isk_capacity_bytes\x18\x14 \x01(\x04\x12\x11\n\thost_note\x18\x15 \x01(\t\x12\x11\n\tdisk_note\x18\x16 \x01(\t\x12\x17\n\x0fmetrics_address\x18\x17 \x01(\t\"4\n\tTransfers\x12\'\n\ttransfers\x18\x01 \x03(\x0b\x32\x14.tiercel.v1.Transfer\"\xb0\x01\n\x08Transfer\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x04\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.tiercel.v1.TransferKind\x12\x0c\n\x04keys\x18\x03 \x01(\x0c\x12\x11\n\tblock_ids\x18\x04 \x03(\r\x12\x12\n\nhost_slots\x18\x05 \x03(\r\x12\x0e\n\x06\x64\x65pths\x18\x06 \x03(\r\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x12\n\ntimeout_ns\x18\x08 \x01(\x04\"\x9a\x01\n\x0eTransferResult\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x04\x12\x10\n\x08num_done\x18\x02 \x01(\r\x12,\n\x07\x66\x61ilure\x18\x03 \x01(\x0e\x32\x1b.tiercel.v1.TransferFailure\x12\x11\n\tnum_bytes\x18\x04 \x01(\x04\x12\x0f\n\x07wait_ns\x18\x05 \x01(\x04\x12\x0f\n\x07\x63opy_ns\x18\x06 \x01(\x04\">\n\nTierEvents\x12\x0e\n\x06stored\x18\x01 \x01(\x0c\x12\x0f\n\x07\x65victed\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63orrupt\x18\x03 \x01(\x0c\"*\n\tTierFault\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x8a\x01\n\x08StepPlan\x12\x0f\n\x07step_id\x18\x01 \x01(\x04\x12\x16\n\x0ereleased_slots\x18\x02 \x03(\r\x12.\n\rnew_sequences\x18\x03 \x03(\x0b\x32\x17.tiercel.v1.NewSequence\x12%\n\x04work\x18\x04 \x01(\x0b\x32\x17.tiercel.v1.WorkColumns\"\xc6\x01\n\x0bNewSequence\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x19\n\x11num_prompt_tokens\x18\x04 \x01(\r\x12+\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.tiercel.v1.TokenSampling\x12\x11\n\tblock_ids\x18\x06 \x03(\r\x12\'\n\x05trace\x18\x07 \x01(\x0b\x32\x18.tiercel.v1.TraceContext\"\x80\x01\n\x0bWorkColumns\x12\r\n\x05slots\x18\x01 \x03(\r\x12\x0e\n\x06starts\x18\x02 \x03(\r\x12\x12\n\nnum_tokens\x18\x03 \x03(\r\x12\x0f\n\x07samples\x18\x04 \x03(\x08\x12\x16\n\x0enum_new_blocks\x18\x05 \x03(\r\x12\x15\n\rnew_block_ids\x18\x06 \x03(\r\"\xc9\x01\n\nStepResult\x12\x0f\n\x07step_id\x18\x01 \x01(\x04\x12\r\n\x05slots\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x15\n\rlogprob_slots\x18\x04 \x03(\r\x12\x19\n\x11logprob_positions\x18\x05 \x03(\r\x12,\n\x08logprobs\x18\x06 \x01(\x0b\x32\x1a.tiercel.v1.LogprobColumns\x12(\n\x07timings\x18\x07 \x01(\x0b\x32\x17.tiercel.v1.StepTimings\"T\n\x0bStepTimings\x12\x10\n\x08start_ns\x18\x01 \x01(\x04\x12\x0e\n\x06\x65nd_ns\x18\x02 \x01(\x04\x12\x0e\n\x06gap_ns\x18\x03 \x01(\x04\x12\x13\n\x0breceived_ns\x18\x04 \x01(\x04\"W\n\x05\x46\x61ult\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05slots\x18\x03 \x03(\r\x12\x14\n\x07step_id\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\n\n\x08_step_id*\x92\x01\n\x0cTransferKind\x12\x1d\n\x19TRANSFER_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13TRANSFER_KIND_SPILL\x10\x01\x12\x16\n\x12TRANSFER_KIND_LOAD\x10\x02\x12\x19\n\x15TRANSFER_KIND_PERSIST\x10\x03\x12\x17\n\x13TRANSFER_KIND_FETCH\x10\x04*\xe7\x01\n\x0fTransferFailure\x12 \n\x1cTRANSFER_FAILURE_UNSPECIFIED\x10\x00\x12\x1c\n\x18TRANSFER_FAILURE_MISSING\x10\x01\x12\x1c\n\x18TRANSFER_FAILURE_CORRUPT\x10\x02\x12\x19\n\x15TRANSFER_FAILURE_FULL\x10\x03\x12\x1d\n\x19TRANSFER_FAILURE_IO_ERROR\x10\x04\x12\x1c\n\x18TRANSFER_FAILURE_TIMEOUT\x10\x05\x12\x1e\n\x1aTRANSFER_FAILURE_CANCELLED\x10\x06\x32\x9d\x01\n\tExecution\x12\x41\n\x07Session\x12\x17.tiercel.v1.PlanMessage\x1a\x19.tiercel.v1.WorkerMessage(\x01\x30\x01\x12M\n\x0bManageCache\x12\x1e.tiercel.v1.ManageCacheRequest\x1a\x1c.tiercel.v1.ManageCacheEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tiercel.v1.execution_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRANSFERKIND']._serialized_start=2490
-  _globals['_TRANSFERKIND']._serialized_end=2636
-  _globals['_TRANSFERFAILURE']._serialized_start=2639
-  _globals['_TRANSFERFAILURE']._serialized_end=2870
+  _globals['_TRANSFERKIND']._serialized_start=2515
+  _globals['_TRANSFERKIND']._serialized_end=2661
+  _globals['_TRANSFERFAILURE']._serialized_start=2664
+  _globals['_TRANSFERFAILURE']._serialized_end=2895
   _globals['_PLANMESSAGE']._serialized_start=68
   _globals['_PLANMESSAGE']._serialized_end=208
   _globals['_OPEN']._serialized_start=210
@@ -45,29 +45,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOADING']._serialized_start=596
   _globals['_LOADING']._serialized_end=648
   _globals['_READY']._serialized_start=651
-  _globals['_READY']._serialized_end=1137
-  _globals['_TRANSFERS']._serialized_start=1139
-  _globals['_TRANSFERS']._serialized_end=1191
-  _globals['_TRANSFER']._serialized_start=1194
-  _globals['_TRANSFER']._serialized_end=1370
-  _globals['_TRANSFERRESULT']._serialized_start=1373
-  _globals['_TRANSFERRESULT']._serialized_end=1527
-  _globals['_TIEREVENTS']._serialized_start=1529
-  _globals['_TIEREVENTS']._serialized_end=1591
-  _globals['_TIERFAULT']._serialized_start=1593
-  _globals['_TIERFAULT']._serialized_end=1635
-  _globals['_STEPPLAN']._serialized_start=1638
-  _globals['_STEPPLAN']._serialized_end=1776
-  _globals['_NEWSEQUENCE']._serialized_start=1779
-  _globals['_NEWSEQUENCE']._serialized_end=1977
-  _globals['_WORKCOLUMNS']._serialized_start=1980
-  _globals['_WORKCOLUMNS']._serialized_end=2108
-  _globals['_STEPRESULT']._serialized_start=2111
-  _globals['_STEPRESULT']._serialized_end=2312
-  _globals['_STEPTIMINGS']._serialized_start=2314
-  _globals['_STEPTIMINGS']._serialized_end=2398
-  _globals['_FAULT']._serialized_start=2400
-  _globals['_FAULT']._serialized_end=2487
-  _globals['_EXECUTION']._serialized_start=2873
-  _globals['_EXECUTION']._serialized_end=3030
+  _globals['_READY']._serialized_end=1162
+  _globals['_TRANSFERS']._serialized_start=1164
+  _globals['_TRANSFERS']._serialized_end=1216
+  _globals['_TRANSFER']._serialized_start=1219
+  _globals['_TRANSFER']._serialized_end=1395
+  _globals['_TRANSFERRESULT']._serialized_start=1398
+  _globals['_TRANSFERRESULT']._serialized_end=1552
+  _globals['_TIEREVENTS']._serialized_start=1554
+  _globals['_TIEREVENTS']._serialized_end=1616
+  _globals['_TIERFAULT']._serialized_start=1618
+  _globals['_TIERFAULT']._serialized_end=1660
+  _globals['_STEPPLAN']._serialized_start=1663
+  _globals['_STEPPLAN']._serialized_end=1801
+  _globals['_NEWSEQUENCE']._serialized_start=1804
+  _globals['_NEWSEQUENCE']._serialized_end=2002
+  _globals['_WORKCOLUMNS']._serialized_start=2005
+  _globals['_WORKCOLUMNS']._serialized_end=2133
+  _globals['_STEPRESULT']._serialized_start=2136
+  _globals['_STEPRESULT']._serialized_end=2337
+  _globals['_STEPTIMINGS']._serialized_start=2339
+  _globals['_STEPTIMINGS']._serialized_end=2423
+  _globals['_FAULT']._serialized_start=2425
+  _globals['_FAULT']._serialized_end=2512
+  _globals['_EXECUTION']._serialized_start=2898
+  _globals['_EXECUTION']._serialized_end=3055
 # @@protoc_insertion_point(module_scope)
