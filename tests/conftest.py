@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 DESELECTED = pytest.StashKey[dict[str, str]]()
-OPT_IN = {"docker": "--with-docker"}
+OPT_IN = {"docker": "--with-docker", "helm": "--with-helm"}
 """Marks of tests that need more than a checkout: deselected, and said so, unless their option is given."""
 
 # A shell that starts a job in the background lets it ignore SIGINT, and children would inherit that.
@@ -18,6 +18,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--with-docker", action="store_true", help="also run the tests that need a Docker engine")
+    parser.addoption("--with-helm", action="store_true", help="also run the tests that need Helm's library")
     parser.addoption("--torch-wheels", type=Path, help="folder with a CPU wheel of torch, instead of the public index")
 
 
