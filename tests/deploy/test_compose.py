@@ -82,6 +82,13 @@ def test_only_the_front_door_is_open_and_only_on_the_loopback_address(stack: Com
     }
 
 
+def test_metrics_are_open_to_the_other_containers(stack: ComposeStack) -> None:
+    script = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
+    for service, port in (("tokenizer", 9464), ("scheduler", 9474), ("worker", 9484)):
+        page = stack.inside("scheduler", "python", "-c", script, f"http://{service}:{port}/metrics")
+        assert "\ntiercel_" in page, service
+
+
 def test_the_worker_takes_its_container_for_the_machine(stack: ComposeStack) -> None:
     limit = stack.container("worker")["HostConfig"]["Memory"]
     script = "from kvstore.host_memory import available_bytes; print(available_bytes())"
