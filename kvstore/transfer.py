@@ -90,6 +90,8 @@ class TransferResult:
     """From receipt to the first byte."""
     copy_ns: int
     """Time spent moving, without waits between the pieces."""
+    finished_ns: int = field(default=0, compare=False)
+    """When that was over, on the executor's clock."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ class TransferDesk:
             num_bytes=job.next_row * self._block_bytes,
             wait_ns=started_ns - job.received_ns,
             copy_ns=job.copy_ns,
+            finished_ns=self.clock(),
         )
         self.shield(lambda: self._on_result(result))
         with self.condition:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 DESELECTED = pytest.StashKey[dict[str, str]]()
-OPT_IN = {"docker": "--with-docker", "helm": "--with-helm"}
+OPT_IN = {"docker": "--with-docker", "helm": "--with-helm", "prometheus": "--with-prometheus"}
 """Marks of tests that need more than a checkout: deselected, and said so, unless their option is given."""
 
 # A shell that starts a job in the background lets it ignore SIGINT, and children would inherit that.
@@ -19,6 +19,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--with-docker", action="store_true", help="also run the tests that need a Docker engine")
     parser.addoption("--with-helm", action="store_true", help="also run the tests that need Helm's library")
+    parser.addoption(
+        "--with-prometheus",
+        action="store_true",
+        help="also run the tests that need Prometheus (Debian: apt-get install prometheus)",
+    )
     parser.addoption("--torch-wheels", type=Path, help="folder with a CPU wheel of torch, instead of the public index")
 
 

@@ -23,6 +23,7 @@ from engine.scheduling.request import (
 )
 from engine.scheduling.running import RunningBatch
 from engine.scheduling.sequence import Sequence
+from engine.scheduling.timeline import Phase, Preemption
 
 
 class RequestBook:
@@ -60,7 +61,7 @@ class RequestBook:
         self._num_arrivals += 1
         self.requests[request.request_id] = live
         self.num_unstarted += 1
-        self.queue.push(leader)
+        self.queue.push(leader, now_ns)
         self.deadlines.add(live)
         return leader
 
@@ -74,21 +75,25 @@ class RequestBook:
             self.counters.num_host_hit_tokens += cached.host
             self.counters.num_disk_hit_tokens += cached.disk
             self._start(live, cached, now_ns)
+        if sequence.stretch is None or sequence.stretch.phase is not Phase.PREFILL:
+            sequence.enter(Phase.PREFILL, now_ns)
         self._settle_fork(live, sequence.index)
 
-    def requeue(self, sequence: Sequence) -> None:
+    def requeue(self, sequence: Sequence, now_ns: int) -> None:
         """Out of the batch and back to its place in the queue."""
         self.batch.vacate(sequence)
-        self.queue.push(sequence)
+        self.queue.push(sequence, now_ns)
 
-    def preempt(self, sequence: Sequence) -> None:
+    def preempt(self, sequence: Sequence, now_ns: int) -> None:
         """Back to the queue. Its output is kept; what it had computed is computed again, or found in the cache."""
+        live = sequence.request
+        live.timeline.preemptions.append(Preemption(sequence.index, now_ns, sequence.num_computed))
         self.batch.note_preempted(sequence)
-        self.requeue(sequence)
-        sequence.request.num_preemptions += 1
+        self.requeue(sequence, now_ns)
+        live.num_preemptions += 1
         self.counters.num_preemptions += 1
 
-    def spawn_forks(self, leader: Sequence) -> None:
+    def spawn_forks(self, leader: Sequence, now_ns: int) -> None:
         """The prompt is computed: the other choices may start from it."""
         live = leader.request
         if not live.unspawned:
@@ -97,7 +102,7 @@ class RequestBook:
         self.batch.share_prompt(leader)
         num_prompt_blocks = leader.num_prompt_tokens // self._config.block_size
         while live.unspawned:
-            self.queue.push(live.spawn(self._config, leader.chain.fork(num_prompt_blocks)))
+            self.queue.push(live.spawn(self._config, leader.chain.fork(num_prompt_blocks)), now_ns)
 
     def end_choice(
         self, live: LiveRequest, index: int, reason: FinishReason, stop_token_id: int | None, now_ns: int
@@ -105,6 +110,7 @@ class RequestBook:
         """End one choice, wherever it is. CANCELLED leaves no event, anything else a Finished."""
         sequence = live.choices.pop(index, None)
         if sequence is not None:
+            sequence.leave(now_ns)
             self._remove(sequence)
         elif index in live.unspawned:
             live.unspawned.remove(index)
@@ -127,16 +133,16 @@ class RequestBook:
                 self.completion_rate.add(now_ns)
         elif not live.choices:
             # The leader ended before the prompt was computed, so the next choice leads.
-            self.queue.push(live.spawn(self._config))
+            self.queue.push(live.spawn(self._config), now_ns)
 
-    def refuse(self, live: LiveRequest, error: InferError) -> None:
+    def refuse(self, live: LiveRequest, error: InferError, now_ns: int) -> None:
         """End the whole request with an error."""
         self._drop(live)
         self.counters.num_refused += 1
-        self.events.append(Refused(live.request.request_id, error))
+        self.events.append(Refused(live.request.request_id, error, live.times(now_ns)))
 
     def cancel(self, live: LiveRequest) -> None:
-        """End the whole request without a trace, events not yet taken included."""
+        """End the whole request without an event; those not yet taken are dropped."""
         self._drop(live)
         self.counters.num_cancelled += 1
         self.events = [event for event in self.events if event.request_id != live.request.request_id]
@@ -156,6 +162,7 @@ class RequestBook:
 
     def _start(self, live: LiveRequest, cached: CachedTokens, now_ns: int) -> None:
         live.first_planned_ns = now_ns
+        live.cached = cached
         self.num_unstarted -= 1
         self.events.append(Started(live.request.request_id, cached))
 

@@ -1,6 +1,6 @@
 """The transfers of one worker session: opened with a ticket, taken by the caller, closed by their one result."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
 from engine.blocks.tickets import Ticket, TicketOutcome, TicketRegistry
@@ -8,8 +8,9 @@ from engine.errors import WorkerLost
 from engine.ids import BlockId, BlockKey, HostSlot, TransferId
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.figures import MoveFigures
-from engine.scheduling.plan import Transfer, TransferKind, TransferResult
+from engine.scheduling.plan import TraceContext, Transfer, TransferKind, TransferResult
 from engine.scheduling.rates import Rates
+from engine.scheduling.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +70,17 @@ class TransferDesk:
     def open(
         self,
         kind: TransferKind,
-        rows: Sequence[Row],
+        rows: Rows[Row],
         tickets: TicketRegistry,
         timeout_ns: int,
         now_ns: int,
         tenant: str = "",
+        waiting: Sequence | None = None,
     ) -> Transfer:
-        """Put one transfer of at most `max_transfer_blocks` rows into the outbox and pin what it names."""
+        """Put one transfer of at most `max_transfer_blocks` rows into the outbox and pin what it names.
+
+        `waiting` is the sequence that waits for it, the first one where there are several.
+        """
         assert 0 < len(rows) <= self._config.max_transfer_blocks
         self._num_opened += 1
         transfer = Transfer(
@@ -87,6 +92,7 @@ class TransferDesk:
             [row.depth for row in rows],
             tenant,
             timeout_ns,
+            *((TraceContext(), 0) if waiting is None else _whose(waiting)),
         )
         assert len(transfer.block_ids) in (0, len(rows))
         ticket = tickets.open(transfer.block_ids, transfer.host_slots)
@@ -145,6 +151,10 @@ class TransferDesk:
         self._num_in_flight[kind] += sign
         self._num_rows[kind] += num_rows
         self._rates.queued_bytes[kind] += num_rows * self._config.block_bytes
+
+
+def _whose(waiting: Sequence) -> tuple[TraceContext, int]:
+    return waiting.request.request.trace, 0 if waiting.stretch is None else waiting.stretch.number
 
 
 _URGENCY = {TransferKind.LOAD: 0, TransferKind.FETCH: 1, TransferKind.SPILL: 2, TransferKind.PERSIST: 2}

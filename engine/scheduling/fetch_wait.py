@@ -34,16 +34,14 @@ class FetchWait:
         "is_wanted",
         "num_missing_tokens",
         "sequence",
-        "started_ns",
     )
 
-    def __init__(self, sequence: Sequence, chunks: list[FetchChunk], num_missing_tokens: int, now_ns: int) -> None:
+    def __init__(self, sequence: Sequence, chunks: list[FetchChunk], num_missing_tokens: int) -> None:
         self.sequence = sequence
         self.chunks = deque(chunks)
         """Not over yet, in the order of the chain."""
         self.num_missing_tokens = num_missing_tokens
         """What would have to be computed without the disk."""
-        self.started_ns = now_ns
         self.blocked_ns: int | None = None
         """When the sequence could first have been admitted."""
         self.deadline_ns: int | None = None

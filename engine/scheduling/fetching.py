@@ -22,6 +22,7 @@ from engine.scheduling.plan import TransferKind, TransferResult
 from engine.scheduling.rates import Rates
 from engine.scheduling.running import RunningBatch
 from engine.scheduling.sequence import Sequence
+from engine.scheduling.timeline import Phase
 
 _MIN_CHUNK_BLOCKS = 4
 _CHUNKS_PER_RUN = 8
@@ -64,7 +65,7 @@ class Fetcher:
         if not chunks:
             return
         num_near = sum(run.count for run in runs if run.tier is not Tier.DISK)
-        wait = FetchWait(sequence, chunks, len(sequence.token_ids) - num_near * size, now_ns)
+        wait = FetchWait(sequence, chunks, len(sequence.token_ids) - num_near * size)
         num_first = 0 if chunks[0].keys[0] in self._coming else len(chunks[0].keys)
         if self._rates.move_ns(TransferKind.FETCH, num_first, now_ns) > self._patience_ns(wait):
             return  # it would be given up before anything arrives
@@ -74,6 +75,7 @@ class Fetcher:
                 for key in reversed(keys[run.start : run.end]):
                     host.touch(key)
         sequence.fetch = wait
+        sequence.enter(Phase.FETCH, now_ns).num_wanted_blocks = sum(len(chunk.keys) for chunk in chunks)
         for chunk in chunks:
             chunk.waits.append(wait)
             if chunk.keys[0] not in self._coming:
@@ -118,7 +120,8 @@ class Fetcher:
                 return
             self._take_unsent(len(rows))
             tickets, timeout_ns = batch.tickets, self._config.fetch_timeout_ns
-            transfer = self._desk.open(TransferKind.FETCH, rows, tickets, timeout_ns, now_ns, chunk.tenant)
+            waiting = next(wait.sequence for wait in chunk.waits if wait.is_wanted)
+            transfer = self._desk.open(TransferKind.FETCH, rows, tickets, timeout_ns, now_ns, chunk.tenant, waiting)
             self._in_flight[transfer.transfer_id] = chunk
 
     def on_result(self, result: TransferResult, slots: list[HostSlot], now_ns: int) -> None:
@@ -129,6 +132,9 @@ class Fetcher:
         for slot in slots[: result.num_done]:
             residency.host.fill(slot)
         failed_key = None if result.failure is None else chunk.keys[result.num_done]
+        for wait in chunk.waits:
+            if wait.is_waiting and wait.sequence.stretch is not None:
+                wait.sequence.stretch.copy_ns += result.copy_ns
         self._settle(chunk, result.num_done, failed_key, now_ns)
 
     def sweep(self, now_ns: int) -> None:
@@ -136,6 +142,8 @@ class Fetcher:
             _, _, wait = heappop(self._deadlines)
             if wait.is_waiting and wait.deadline_ns is not None and wait.deadline_ns <= now_ns:
                 self.num_abandoned += 1
+                if wait.sequence.stretch is not None:
+                    wait.sequence.stretch.is_abandoned = True
                 self._end(wait, now_ns)
 
     def next_deadline_ns(self) -> int | None:
@@ -274,4 +282,7 @@ class Fetcher:
     def _end(self, wait: FetchWait, now_ns: int) -> None:
         """Admission waits no longer."""
         wait.is_waiting = False
-        wait.sequence.request.fetch_ns += now_ns - wait.started_ns
+        sequence = wait.sequence
+        if sequence.stretch is not None:
+            sequence.stretch.num_blocks = len(wait.fetched)
+        sequence.enter(Phase.QUEUE, now_ns)

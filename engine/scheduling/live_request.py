@@ -7,8 +7,9 @@ from engine.ids import BlockId
 from engine.logprobs import Logprobs
 from engine.sampling import SamplingParams
 from engine.scheduling.config import SchedulerConfig
-from engine.scheduling.request import Request, RequestTimes
+from engine.scheduling.request import CachedTokens, Request, RequestTimes
 from engine.scheduling.sequence import Sequence
+from engine.scheduling.timeline import Phase, Timeline
 
 
 class LiveRequest:
@@ -36,8 +37,11 @@ class LiveRequest:
         self.first_token_ns: int | None = None
         self.num_preemptions = 0
         self.num_prefill_chunks = 0
-        self.fetch_ns = 0
-        self.load_ns = 0
+        self.cached = CachedTokens()
+        """What it did not have to compute when it started."""
+        self.num_tokens = 0
+        """Sampled so far."""
+        self.timeline = Timeline()
 
     @property
     def has_started(self) -> bool:
@@ -64,6 +68,8 @@ class LiveRequest:
         return sequence
 
     def times(self, now_ns: int) -> RequestTimes:
+        """The request is over."""
+        self.timeline.close(now_ns)
         planned = now_ns if self.first_planned_ns is None else self.first_planned_ns
         first_token = now_ns if self.first_token_ns is None else self.first_token_ns
         return RequestTimes(
@@ -72,8 +78,13 @@ class LiveRequest:
             decode_ns=now_ns - first_token,
             preemptions=self.num_preemptions,
             prefill_chunks=self.num_prefill_chunks,
-            fetch_ns=self.fetch_ns,
-            load_ns=self.load_ns,
+            fetch_ns=self.timeline.total_ns(Phase.FETCH),
+            load_ns=self.timeline.total_ns(Phase.LOAD),
+            first_token_ns=self.first_token_ns,
+            end_ns=now_ns,
+            timeline=self.timeline,
+            num_tokens=self.num_tokens,
+            cached=self.cached,
         )
 
     def _sampling_of(self, index: int) -> SamplingParams:

@@ -15,6 +15,7 @@ from engine.scheduling.desk import Row, TransferDesk
 from engine.scheduling.plan import Transfer, TransferKind, TransferResult
 from engine.scheduling.rates import Rates
 from engine.scheduling.sequence import Sequence
+from engine.scheduling.timeline import Phase
 
 
 class Load:
@@ -28,10 +29,9 @@ class Load:
         "num_blocks",
         "num_outstanding",
         "sequence",
-        "started_ns",
     )
 
-    def __init__(self, sequence: Sequence, num_blocks: int, last_shared: int, now_ns: int, deadline_ns: int) -> None:
+    def __init__(self, sequence: Sequence, num_blocks: int, last_shared: int, deadline_ns: int) -> None:
         self.sequence = sequence
         self.epoch = sequence.epoch
         self.num_blocks = num_blocks
@@ -40,7 +40,6 @@ class Load:
         """Of these, the last one that was on the device already and belongs to others too; -1: none."""
         self.first_failed = num_blocks
         self.num_outstanding = 0
-        self.started_ns = now_ns
         self.deadline_ns = deadline_ns
 
     @property
@@ -71,10 +70,11 @@ class Loader:
         last_shared = next((i for i in reversed(range(num_blocks)) if i not in loaded), -1)
         wait_ns = int(self._rates.compute_ns(len(to_load) * config.block_size))
         wait_ns = min(max(wait_ns, config.min_load_wait_ns), config.max_load_wait_ns)
-        load = Load(sequence, num_blocks, last_shared, now_ns, now_ns + wait_ns)
+        load = Load(sequence, num_blocks, last_shared, now_ns + wait_ns)
         rows = [Row(keys[index], index, sequence.blocks[index], slot) for index, slot in to_load]
+        sequence.enter(Phase.LOAD, now_ns).num_wanted_blocks = len(rows)
         for some in _chunks(rows, config.max_transfer_blocks):
-            transfer = self._desk.open(TransferKind.LOAD, some, batch.tickets, wait_ns, now_ns)
+            transfer = self._desk.open(TransferKind.LOAD, some, batch.tickets, wait_ns, now_ns, waiting=sequence)
             self._in_flight[transfer.transfer_id] = (load, transfer)
             load.num_outstanding += 1
         batch.loading.update(keys[index] for index, _ in to_load)
@@ -96,8 +96,12 @@ class Loader:
             load.first_failed = min(load.first_failed, transfer.depths[result.num_done])
         batch.loading.difference_update(transfer.keys)
         batch.pool.announce()
-        if load.is_live and not load.num_outstanding:
-            self._finish(load, now_ns)
+        if load.is_live:
+            if load.sequence.stretch is not None:
+                load.sequence.stretch.num_blocks += result.num_done
+                load.sequence.stretch.copy_ns += result.copy_ns
+            if not load.num_outstanding:
+                self._finish(load, now_ns)
 
     def sweep(self, now_ns: int) -> None:
         while self._deadlines and self._deadlines[0][0] <= now_ns:
@@ -119,29 +123,26 @@ class Loader:
         sequence = load.sequence
         if load.first_failed <= load.last_shared:
             # Blocks of others lie behind the gap; they must not be written. The next admission stops at the gap.
-            self._leave(load, now_ns)
-            self._book.requeue(sequence)
+            self._book.requeue(sequence, now_ns)
             return
-        self._leave(load, now_ns)
+        sequence.load = None
         self._book.batch.go_on_from(sequence, load.first_failed)
+        sequence.enter(Phase.PREFILL, now_ns)
 
     def _give_up(self, load: Load, now_ns: int) -> None:
         """Too late: what has not come counts as absent, and its blocks stay pinned until the result."""
         host = self._book.batch.residency.host
         assert host is not None
         self.num_late += 1
+        if load.sequence.stretch is not None:
+            load.sequence.stretch.is_abandoned = True
         for other, transfer in self._in_flight.values():
             if other is load:
                 for key in transfer.keys:
                     host.drop(key)
                 self._book.batch.loading.difference_update(transfer.keys)
         self._book.batch.pool.announce()
-        self._leave(load, now_ns)
-        self._book.requeue(load.sequence)
-
-    def _leave(self, load: Load, now_ns: int) -> None:
-        load.sequence.load = None
-        load.sequence.request.load_ns += now_ns - load.started_ns
+        self._book.requeue(load.sequence, now_ns)
 
 
 def _chunks(rows: list[Row], size: int) -> list[list[Row]]:

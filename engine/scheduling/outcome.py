@@ -11,6 +11,7 @@ from engine.scheduling.request import FinishReason, PromptScored, TokenEvent
 from engine.scheduling.scores import iter_scores
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.step import StepInFlight
+from engine.scheduling.timeline import Phase
 
 
 def apply_outcome(book: RequestBook, rates: Rates, step: StepInFlight, result: StepResult, now_ns: int) -> None:
@@ -30,6 +31,8 @@ def apply_outcome(book: RequestBook, rates: Rates, step: StepInFlight, result: S
             continue
         sequence.num_computed += work.num_tokens[i]
         batch.publish(sequence)
+        if sequence.stretch is not None:
+            _end_chunk(sequence, step, i, result, now_ns)
         if not work.samples[i]:
             continue
         slot = work.slots[i]
@@ -39,16 +42,31 @@ def apply_outcome(book: RequestBook, rates: Rates, step: StepInFlight, result: S
         live = sequence.request
         sequence.token_ids.append(token_id)
         sequence.num_pending -= 1
+        live.num_tokens += 1
         if live.first_token_ns is None:
             live.first_token_ns = now_ns
             _report_prompt_scores(book, sequence)
-            book.spawn_forks(sequence)
+            book.spawn_forks(sequence, now_ns)
         events.append(TokenEvent(live.request.request_id, sequence.index, token_id, scores.get(slot)))
         if token_id in sequence.sampling.stop_token_ids:
             book.end_choice(live, sequence.index, FinishReason.STOP, token_id, now_ns)
         elif len(sequence.token_ids) >= sequence.max_total:
             book.end_choice(live, sequence.index, FinishReason.LENGTH, None, now_ns)
     batch.tickets.close(step.ticket, TicketOutcome.DONE)
+
+
+def _end_chunk(sequence: Sequence, step: StepInFlight, row: int, result: StepResult, now_ns: int) -> None:
+    """Of a prompt that is being computed. The next chunk waits from here on, or decoding begins."""
+    work, chunk = step.plan.work, sequence.stretch
+    assert chunk is not None
+    if not chunk.num_tokens:
+        chunk.first_token = work.starts[row]
+    chunk.num_tokens += work.num_tokens[row]
+    chunk.compute_ns += result.timings.end_ns - result.timings.start_ns
+    if work.samples[row]:
+        sequence.leave(now_ns)
+    else:
+        sequence.enter(Phase.PREFILL, now_ns)
 
 
 def _take_scores(step: StepInFlight, result: StepResult) -> dict[SeqSlot, Logprobs]:

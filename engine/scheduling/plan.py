@@ -19,6 +19,8 @@ class TraceContext:
 
     traceparent: str = ""
     tracestate: str = ""
+    clock_offset_ns: int = field(default=0, compare=False)
+    """From the scheduler's clock to that of the trace, which is the wall clock of the front door."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,9 @@ class Transfer:
     """Whose blocks a PERSIST stores; empty: nobody's in particular."""
     timeout_ns: int
     """From receipt. Rows that are not done by then are not done at all."""
+    trace: TraceContext = field(default_factory=TraceContext)
+    """Of the request that waits for it, and the number of the stretch in which it does; 0: nobody waits."""
+    stretch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ class Planner:
         book, config = self._book, self._config
         num_preemptions = book.counters.num_preemptions
         step = StepBuilder(step_id, config.max_batched_tokens, config.block_size)
-        prefills = self._plan_decodes(step)
+        prefills = self._plan_decodes(step, now_ns)
         # What was just preempted is not let in again in the same step, nor anything else in its place.
         may_admit = book.counters.num_preemptions == num_preemptions
         self._plan_prefills(step, prefills, may_admit, now_ns)
@@ -38,7 +38,7 @@ class Planner:
         book.counters.num_computed_tokens += config.max_batched_tokens - step.budget_tokens
         return step.finish(book.batch, book.batch.tickets)
 
-    def _plan_decodes(self, step: StepBuilder) -> list[Sequence]:
+    def _plan_decodes(self, step: StepBuilder, now_ns: int) -> list[Sequence]:
         """Plan every sequence that lacks one token. Returns those that lack more, by rank."""
         block_size = self._config.block_size
         prefills: list[Sequence] = []
@@ -52,14 +52,14 @@ class Planner:
                 continue
             if num_total >= sequence.max_total or not step.budget_tokens:
                 continue
-            if num_scheduled == len(sequence.blocks) * block_size and not self._make_room(sequence):
+            if num_scheduled == len(sequence.blocks) * block_size and not self._make_room(sequence, now_ns):
                 continue
             if num_scheduled < sequence.num_prompt_tokens:
                 sequence.request.num_prefill_chunks += 1
             step.add(sequence, 1)
         return [sequence for sequence in prefills if sequence.slot is not None]
 
-    def _make_room(self, sequence: Sequence) -> bool:
+    def _make_room(self, sequence: Sequence, now_ns: int) -> bool:
         """Append a block to a running sequence, at the cost of sequences that rank lower.
 
         False: not in this step. Either blocks come free when a result arrives, or the sequence, being the lowest
@@ -73,7 +73,7 @@ class Planner:
                 continue
             victim = batch.sequences[-1]
             assert victim is not sequence or len(batch.sequences) > 1, "the pool does not hold one whole sequence"
-            self._book.preempt(victim)
+            self._book.preempt(victim, now_ns)
             if victim is sequence:
                 return False
         return True

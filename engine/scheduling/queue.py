@@ -1,9 +1,10 @@
 """The sequences that wait for a slot."""
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from engine.scheduling.sequence import Sequence, rank_of
+from engine.scheduling.timeline import Phase
 
 if TYPE_CHECKING:
     from engine.scheduling.fetch_wait import FetchWait
@@ -22,9 +23,11 @@ class WaitingQueue:
     def __len__(self) -> int:
         return len(self._sequences)
 
-    def push(self, sequence: Sequence) -> None:
-        insort(self._sequences, sequence, key=rank_of)
+    def push(self, sequence: Sequence, now_ns: int) -> None:
+        position = bisect_left(self._sequences, sequence.rank, key=rank_of)
+        self._sequences.insert(position, sequence)
         self.num_tokens += len(sequence.token_ids)
+        sequence.enter(Phase.QUEUE, now_ns).num_ahead = position
 
     def remove(self, sequence: Sequence) -> None:
         position = bisect_left(self._sequences, sequence.rank, key=rank_of)

@@ -7,6 +7,7 @@ from engine.errors import InferError
 from engine.logprobs import Logprobs
 from engine.sampling import SamplingParams
 from engine.scheduling.plan import TraceContext
+from engine.scheduling.timeline import Timeline
 
 
 class FinishReason(enum.Enum):
@@ -67,6 +68,14 @@ class RequestTimes:
     load_ns: int = 0
     """Time in a slot in which blocks were awaited from host memory: before the first token a part of the queue time,
     after a preemption a part of the decode time."""
+    first_token_ns: int | None = None
+    """On the scheduler's clock, as all that follows."""
+    end_ns: int = 0
+    timeline: Timeline = field(default_factory=Timeline)
+    """The same time, phase by phase; all of its stretches have ended."""
+    num_tokens: int = 0
+    """Sampled for the request, over all choices."""
+    cached: CachedTokens = field(default_factory=CachedTokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +122,7 @@ class Refused:
 
     request_id: str
     error: InferError
+    times: RequestTimes
 
 
 Event = Started | TokenEvent | PromptScored | Finished | Refused

@@ -64,7 +64,7 @@ class Scheduler:
             reason, stop_token_id = completed
             self._book.events += (
                 Started(request.request_id, CachedTokens()),
-                Finished(request.request_id, 0, reason, stop_token_id, RequestTimes()),
+                Finished(request.request_id, 0, reason, stop_token_id, RequestTimes(end_ns=now_ns)),
             )
             return
         check_load(self.config, self._book, now_ns)
@@ -80,15 +80,15 @@ class Scheduler:
         now_ns: int,
         index: int | None = None,
         reason: FinishReason = FinishReason.CANCELLED,
-    ) -> None:
+    ) -> RequestTimes | None:
         """End a choice, or all of them. What is not live is ignored: the request may have ended by itself.
 
-        With STOP the choice ends normally and a Finished event confirms it. With CANCELLED nothing comes back,
-        and events of it that have not been taken are dropped.
+        With STOP the choice ends normally and a Finished event confirms it. With CANCELLED no event comes, and those
+        of it that have not been taken are dropped. Returns the times of a request that has ended without an event.
         """
         live = self._book.requests.get(request_id)
         if live is None:
-            return
+            return None
         if index is not None:
             self._book.end_choice(live, index, reason, None, now_ns)
         elif reason is FinishReason.CANCELLED:
@@ -96,6 +96,8 @@ class Scheduler:
         else:
             for open_index in sorted([*live.choices, *live.unspawned], reverse=True):
                 self._book.end_choice(live, open_index, reason, None, now_ns)
+        is_silent = reason is FinishReason.CANCELLED and request_id not in self._book.requests
+        return live.times(now_ns) if is_silent else None
 
     def plan(self, now_ns: int) -> StepPlan | None:
         """The next plan for the worker. The caller sends it, and passes its result to `apply`.
@@ -131,7 +133,9 @@ class Scheduler:
         events, self._book.events = self._book.events, []
         return events
 
-    def void_slots(self, slots: Collection[SeqSlot], error: InferError, step_id: StepId | None = None) -> None:
+    def void_slots(
+        self, slots: Collection[SeqSlot], error: InferError, now_ns: int, step_id: StepId | None = None
+    ) -> None:
         """The worker has given up these slots, in this step if it says so: their requests are refused.
 
         The slots are released with the next plan all the same. Until then the worker ignores rows that name them.
@@ -145,7 +149,7 @@ class Scheduler:
             rows = zip(step.sequences, step.epochs, step.plan.work.slots, strict=True)
             hit = [sequence for sequence, epoch, slot in rows if slot in wanted and sequence.epoch == epoch]
         for live in dict.fromkeys(sequence.request for sequence in hit):
-            self._book.refuse(live, error)
+            self._book.refuse(live, error, now_ns)
 
     def fail_all(self, error: InferError, now_ns: int) -> None:
         """The worker session is over: every request that has started is refused, every block and host slot is void,
@@ -155,12 +159,12 @@ class Scheduler:
         of the same shape, whose steps count from 1 again.
         """
         for live in [live for live in self._book.requests.values() if live.has_started]:
-            self._book.refuse(live, error)
+            self._book.refuse(live, error, now_ns)
         self._in_flight.clear()
         self._num_steps = 0
         if self._tiers is not None:
             for sequence in tuple(self._book.batch.sequences):
-                self._book.requeue(sequence)
+                self._book.requeue(sequence, now_ns)
             self._tiers.void_session()
         self._book.reset_batch()
         if self._tiers is not None:
@@ -342,7 +346,7 @@ class Scheduler:
 
     def _sweep(self, now_ns: int) -> None:
         for live in self._book.deadlines.take_passed(now_ns):
-            self._book.refuse(live, _deadline_passed(live, now_ns))
+            self._book.refuse(live, _deadline_passed(live, now_ns), now_ns)
         if self._tiers is not None:
             self._tiers.sweep(now_ns)
 

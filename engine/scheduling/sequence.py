@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from engine.scheduling.fetch_wait import FetchWait
     from engine.scheduling.live_request import LiveRequest
     from engine.scheduling.loading import Load
+    from engine.scheduling.timeline import Phase, Stretch
 
 Rank = tuple[int, int, int]
 """(priority, arrival, choice): the one order that queue, plans and preemption share. Smaller goes first."""
@@ -51,6 +52,7 @@ class Sequence:
         "retry_at",
         "sampling",
         "slot",
+        "stretch",
         "to_load",
         "token_ids",
     )
@@ -105,10 +107,23 @@ class Sequence:
         """Only in the batch: nothing is planned for it until this is over."""
         self.retry_at = 0
         """The pool's `num_openings` below which another attempt to admit this one must fail."""
+        self.stretch: Stretch | None = None
+        """The phase it is in; None while it decodes."""
 
     @property
     def num_total(self) -> int:
         return len(self.token_ids) + self.num_pending
+
+    def enter(self, phase: "Phase", now_ns: int) -> "Stretch":
+        """The phase before it, if there was one, ends here."""
+        self.leave(now_ns)
+        self.stretch = self.request.timeline.begin(phase, self.index, now_ns)
+        return self.stretch
+
+    def leave(self, now_ns: int) -> None:
+        if self.stretch is not None:
+            self.request.timeline.end(self.stretch, now_ns)
+            self.stretch = None
 
     def reset(self) -> None:
         """Forget everything that depended on the slot. Rows in flight become void."""

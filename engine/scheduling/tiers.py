@@ -25,6 +25,7 @@ from engine.scheduling.rates import Rates
 from engine.scheduling.running import RunningBatch
 from engine.scheduling.saving import Saver
 from engine.scheduling.sequence import Sequence
+from engine.scheduling.timeline import Phase
 
 
 class Tiers:
@@ -160,6 +161,7 @@ class Tiers:
         """The batch is new; what waits in the queue may be on disk."""
         for sequence in self._book.queue.first(len(self._book.queue)):
             sequence.fetch = None
+            sequence.enter(Phase.QUEUE, now_ns)
             self._fetcher.start(sequence, now_ns)
 
     def figures(self) -> TiersFigures:

@@ -17,6 +17,8 @@ from services.common import logs
 
 _log = logs.get_logger(__name__)
 
+_ABORT_S = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class SpanCounts:
@@ -40,6 +42,8 @@ class SpanQueue(SpanProcessor):
         self._num_exported = 0
         self._num_failed = 0
         self._is_closed = False
+        self._is_settled = False
+        """Everything has been counted; what an exporter says now comes too late."""
         self._is_failing = False
         self._exporter = exporter
         self._batches = BatchSpanProcessor(_Counted(exporter, self), max_queue_size=max_queued)
@@ -67,6 +71,8 @@ class SpanQueue(SpanProcessor):
     def on_exported(self, num_spans: int, *, is_success: bool) -> None:
         """On the exporting thread, after each batch."""
         with self._lock:
+            if self._is_settled:
+                return
             if is_success:
                 self._num_exported += num_spans
             else:
@@ -92,8 +98,11 @@ class SpanQueue(SpanProcessor):
         closing.start()
         closing.join(timeout_s)
         if closing.is_alive():
+            # Ends the call that hangs, and so the thread.
             self._exporter.shutdown()
+            closing.join(_ABORT_S)
         with self._lock:
+            self._is_settled = True
             queued = self._num_accepted - self._num_exported - self._num_failed
             self._num_dropped += queued
             self._num_accepted -= queued

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from services.common.otlp_metrics import OtlpMetrics
     from services.common.span_queue import SpanCounts, SpanQueue
+    from services.common.span_writer import SpanWriter
 
 _log = logs.get_logger(__name__)
 
@@ -33,6 +34,8 @@ _CLOSE_S = 3.0
 """What a collector that hangs may hold the end of a process up."""
 
 _SCOPE = "tiercel"
+_CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+"""As the GenAI instrumentations have it."""
 
 
 class Telemetry:
@@ -42,6 +45,10 @@ class Telemetry:
         """Everything off. `open_telemetry` is what services call."""
         self.resource = resource
         self.tracer: Tracer = NoOpTracer()
+        self.captures_content = False
+        """Whether prompts and answers are recorded too."""
+        self.spans: SpanWriter | None = None
+        """For spans that are written when they are over; None: nobody is told."""
         self._span_queue: SpanQueue | None = None
         self._tracer_provider: TracerProvider | None = None
         self._metrics_target: OtlpTarget | None = None
@@ -59,14 +66,19 @@ class Telemetry:
     def trace_to(self, target: OtlpTarget) -> None:
         """Raises ValueError where a variable is wrong."""
         from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
         from services.common.span_queue import SpanQueue
+        from services.common.span_writer import SpanWriter
 
         max_queued = _positive_int("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
         self._span_queue = SpanQueue(span_exporter(target), max_queued)
         self._tracer_provider = TracerProvider(resource=self.resource, span_limits=SpanLimits(), shutdown_on_exit=False)
         self._tracer_provider.add_span_processor(self._span_queue)
-        self.tracer = self._tracer_provider.get_tracer(_SCOPE, metadata.version("tiercel"))
+        self.captures_content = os.environ.get(_CAPTURE, "").strip().lower() in ("true", "span_only", "span_and_event")
+        version = metadata.version("tiercel")
+        self.tracer = self._tracer_provider.get_tracer(_SCOPE, version)
+        self.spans = SpanWriter(self._tracer_provider.resource, InstrumentationScope(_SCOPE, version), self._span_queue)
 
     def meter_to(self, target: OtlpTarget) -> None:
         """Metrics go there from `export_metrics` on."""

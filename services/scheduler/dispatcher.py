@@ -5,57 +5,32 @@ All on the loop's thread; nothing here waits.
 
 import asyncio
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 
 from engine.blocks.disk import DiskMirror
 from engine.errors import Draining, InferError, WorkerLost
-from engine.scheduling.request import Event, Finished, FinishReason, Refused, Request
+from engine.scheduling.request import Event, Finished, FinishReason, Refused, Request, RequestTimes
 from engine.scheduling.router import Router
 from services.common import logs
 from services.common.status import error_kind
+from services.common.trace_context import trace_from_wire
 from services.scheduler.config import SchedulerServiceConfig
 from services.scheduler.front import Front
 from services.scheduler.front_wire import OutputColumns, cancel_reason, request_from_wire
-from services.scheduler.link import LinkState, WorkerLink
+from services.scheduler.link import WorkerLink
+from services.scheduler.link_owner import LinkState
+from services.scheduler.request_record import RequestRecord
+from services.scheduler.request_spans import RequestSpans
+from services.scheduler.routed_request import DispatcherCounters, FrontEntry, RoutedRequest
 from services.scheduler.waiting_room import WaitingRoom
-from tiercel.v1 import execution_pb2, scheduling_pb2
+from tiercel.v1 import common_pb2, execution_pb2, scheduling_pb2
 
 _log = logs.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class RoutedRequest:
-    """A live request: whose it is, and where it runs (None: in the waiting room)."""
-
-    front: Front
-    handle: int
-    client_id: str
-    traceparent: str
-    open_choices: set[int]
-    link: WorkerLink | None = None
-
-
-@dataclass(slots=True)
-class DispatcherCounters:
-    submitted: int = 0
-    finished: int = 0
-    refused: int = 0
-    cancelled: int = 0
-    refusals: Counter[str] = field(default_factory=Counter)
-    """By the error's class."""
-
-
-@dataclass(slots=True)
-class _FrontEntry:
-    front: Front
-    engine_ids: set[str] = field(default_factory=set)
 
 
 class Dispatcher:
     """Implements `LinkOwner`. `info` is what tokenizers are told."""
 
-    def __init__(self, config: SchedulerServiceConfig) -> None:
+    def __init__(self, config: SchedulerServiceConfig, spans: RequestSpans) -> None:
         self.links: list[WorkerLink] = []
         self.counters = DispatcherCounters()
         self.is_draining = False
@@ -64,9 +39,10 @@ class Dispatcher:
         """Set while no request is live."""
         self.idle.set()
         self._config = config
+        self._spans = spans
         self._router = Router()
         self._live: dict[str, RoutedRequest] = {}
-        self._fronts: dict[int, _FrontEntry] = {}
+        self._fronts: dict[int, FrontEntry] = {}
         self._num_fronts = 0
         self._disk_mirrors: dict[tuple[bytes, bytes], DiskMirror] = {}
         self._info = scheduling_pb2.SchedulerInfo(max_waiting=config.max_waiting)
@@ -99,7 +75,7 @@ class Dispatcher:
     def add_front(self) -> Front:
         self._num_fronts += 1
         front = Front(self._num_fronts)
-        self._fronts[front.number] = _FrontEntry(front)
+        self._fronts[front.number] = FrontEntry(front)
         front.send(scheduling_pb2.SchedulerMessage(info=self._info))
         return front
 
@@ -126,14 +102,17 @@ class Dispatcher:
 
     def _submit(self, front: Front, message: scheduling_pb2.Submit) -> None:
         self.counters.submitted += 1
+        received_ns = time.monotonic_ns()
         engine_id = front.engine_id(message.handle)
-        request = request_from_wire(message, engine_id, time.monotonic_ns())
         if engine_id in self._live:
             # Its events could not be told from those of the request that has the handle now.
             _log.error("handle used twice, submission ignored", extra=logs.fields(handle=message.handle))
             return
+        record = RequestRecord(received_ns, len(message.prompt_token_ids))
+        trace = self._spans.enter(record, trace_from_wire(message.trace, received_ns))
+        request = request_from_wire(message, engine_id, received_ns, trace)
         self._live[engine_id] = RoutedRequest(
-            front, message.handle, message.request_id, request.trace.traceparent, set(range(request.n))
+            front, message.handle, message.request_id, trace.traceparent, set(range(request.n)), record
         )
         self._fronts[front.number].engine_ids.add(engine_id)
         self.idle.clear()
@@ -150,8 +129,10 @@ class Dispatcher:
         if links:
             schedulers = [link.scheduler for link in links if link.scheduler is not None]
             link = links[self._router.choose(request, schedulers) if len(links) > 1 else 0]
-            self._live[request.request_id].link = link
+            live = self._live[request.request_id]
+            live.link = link
             link.submit(request)
+            live.record.on_routed(link.address, link.block_bytes, time.monotonic_ns())
         elif may_wait:
             self._live[request.request_id].link = None
             self._waiting_room.add(request)
@@ -166,20 +147,34 @@ class Dispatcher:
         if live.link is None:
             # It has produced nothing, so whatever the reason, there is nothing to confirm.
             self._waiting_room.remove(engine_id)
-            self._forget(engine_id)
-            self.counters.cancelled += 1
+            self._on_cancelled(engine_id, live, None)
             return
-        live.link.cancel(engine_id, index, reason)
+        times = live.link.cancel(engine_id, index, reason)
         if reason is FinishReason.CANCELLED:
             live.open_choices -= {index} if index is not None else live.open_choices
             if not live.open_choices:
-                self._forget(engine_id)
-                self.counters.cancelled += 1
+                self._on_cancelled(engine_id, live, times)
+
+    def _on_cancelled(self, engine_id: str, live: RoutedRequest, times: RequestTimes | None) -> None:
+        """`times` None: it was nowhere any more, or had not got anywhere."""
+        self._forget(engine_id)
+        self.counters.cancelled += 1
+        times = times or RequestTimes(end_ns=time.monotonic_ns())
+        self._report(live, times, outcome="cancelled")
+
+    def _report(
+        self, live: RoutedRequest, times: RequestTimes, error: InferError | None = None, outcome: str = ""
+    ) -> common_pb2.RequestReport:
+        """The request has ended."""
+        report = live.record.report(times, error)
+        outcome = outcome or ("" if error is None else error_kind(error))
+        self._spans.leave(live.record, report, live.client_id, times.cached, outcome)
+        return report
 
     def _refuse_by_id(self, engine_id: str, error: InferError) -> None:
         live = self._live[engine_id]
         columns = OutputColumns()
-        columns.refuse(live.handle, error)
+        columns.refuse(live.handle, error, self._report(live, RequestTimes(end_ns=time.monotonic_ns()), error))
         self._forget(engine_id)
         self._count_refusal(live, error)
         live.front.send(columns.to_wire())
@@ -248,7 +243,7 @@ class Dispatcher:
             for entry in self._fronts.values():
                 entry.front.send(scheduling_pb2.SchedulerMessage(info=info))
 
-    def on_events(self, link: WorkerLink, events: list[Event]) -> None:
+    def on_events(self, events: list[Event]) -> None:
         """One message per tokenizer, whatever the number of its requests in the step."""
         columns: dict[int, OutputColumns] = {}
         for event in events:
@@ -259,11 +254,19 @@ class Dispatcher:
             output = columns.get(live.front.number)
             if output is None:
                 output = columns[live.front.number] = OutputColumns()
-            output.add(live.handle, event, link.address)
+            report: common_pb2.RequestReport | None = None
             match event:
-                case Finished(index=index, times=times):
+                case Finished(times=RequestTimes() as times, reason=reason):
+                    report = self._report(live, times, outcome=reason.value)
+                case Refused(error=error, times=times):
+                    report = self._report(live, times, error)
+                case _:
+                    pass
+            output.add(live.handle, event, report)
+            match event:
+                case Finished(index=index):
                     live.open_choices.discard(index)
-                    if times is not None or not live.open_choices:
+                    if report is not None or not live.open_choices:
                         self._forget(event.request_id)
                         self.counters.finished += 1
                 case Refused(error=error):

@@ -19,9 +19,9 @@ from engine.scheduling.plan import (
 from services.common.keys_wire import keys_from_wire, keys_to_wire
 from services.common.logprobs_wire import logprobs_from_wire
 from services.common.sampling_wire import sampling_to_wire
-from services.common.trace_context import trace_to_wire
+from services.common.trace_context import child_context, span_context, trace_of, trace_to_wire
 from services.scheduler.config import SchedulerServiceConfig
-from tiercel.v1 import execution_pb2
+from tiercel.v1 import common_pb2, execution_pb2
 
 
 def plan_to_wire(plan: StepPlan, client_id: Callable[[str], str]) -> execution_pb2.PlanMessage:
@@ -84,10 +84,19 @@ def transfers_to_wire(transfers: list[Transfer]) -> execution_pb2.PlanMessage:
             depths=transfer.depths,
             tenant=transfer.tenant,
             timeout_ns=transfer.timeout_ns,
+            trace=_transfer_trace(transfer),
         )
         for transfer in transfers
     ]
     return execution_pb2.PlanMessage(transfers=execution_pb2.Transfers(transfers=rows))
+
+
+def _transfer_trace(transfer: Transfer) -> common_pb2.TraceContext | None:
+    """Of the span that will tell of the wait for it."""
+    waiting = span_context(transfer.trace)
+    if waiting is None or not transfer.stretch:
+        return None
+    return trace_to_wire(trace_of(child_context(waiting, transfer.stretch), transfer.trace.clock_offset_ns))
 
 
 def transfer_result_from_wire(message: execution_pb2.TransferResult) -> TransferResult:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import InferError, Overloaded
 from engine.logprobs import Logprobs
+from engine.scheduling.plan import TraceContext
 from engine.scheduling.request import (
     CachedTokens,
     Event,
@@ -12,7 +13,6 @@ from engine.scheduling.request import (
     PromptScored,
     Refused,
     Request,
-    RequestTimes,
     Started,
     TokenEvent,
 )
@@ -20,12 +20,13 @@ from services.common.finish_reason_wire import finish_reason_to_wire
 from services.common.logprobs_wire import logprobs_to_wire
 from services.common.sampling_wire import sampling_from_wire
 from services.common.status import error_kind
-from services.common.trace_context import trace_from_wire
 from tiercel.v1 import common_pb2, scheduling_pb2
 
 
-def request_from_wire(message: scheduling_pb2.Submit, engine_id: str, now_ns: int) -> Request:
-    """`engine_id` replaces the client's id, which is unique only among the requests of one tokenizer."""
+def request_from_wire(message: scheduling_pb2.Submit, engine_id: str, now_ns: int, trace: TraceContext) -> Request:
+    """`engine_id` replaces the client's id, which is unique only among the requests of one tokenizer; `trace` is
+    that of the request's span here.
+    """
     return Request(
         request_id=engine_id,
         prompt_token_ids=list(message.prompt_token_ids),
@@ -36,7 +37,7 @@ def request_from_wire(message: scheduling_pb2.Submit, engine_id: str, now_ns: in
         tenant=message.tenant,
         cache_salt=message.cache_salt,
         deadline_ns=now_ns + message.timeout_ns if message.HasField("timeout_ns") else None,
-        trace=trace_from_wire(message.trace),
+        trace=trace,
         keep_prefix=message.keep_prefix,
         pin_name=message.pin_name,
     )
@@ -53,7 +54,8 @@ class OutputColumns:
     logprob_rows: list[int] = field(default_factory=list)
     logprobs: Logprobs = field(default_factory=Logprobs)
 
-    def add(self, handle: int, event: Event, worker: str) -> None:
+    def add(self, handle: int, event: Event, report: common_pb2.RequestReport | None) -> None:
+        """`report` comes with the last event of a request."""
         match event:
             case TokenEvent(index=index, token_id=token_id, logprobs=logprobs):
                 if logprobs is not None:
@@ -64,21 +66,23 @@ class OutputColumns:
                 self.token_ids.append(token_id)
             case Started(cached=cached):
                 self.output.starts.add(handle=handle, cached_tokens=_cached_tokens(cached))
-            case Finished(index=index, reason=reason, stop_token_id=stop_token_id, times=times):
+            case Finished(index=index, reason=reason, stop_token_id=stop_token_id):
                 finish = self.output.finishes.add(handle=handle, index=index, reason=finish_reason_to_wire(reason))
                 if stop_token_id is not None:
                     finish.stop_token_id = stop_token_id
-                if times is not None:
-                    finish.report.CopyFrom(_report(times, worker))
+                if report is not None:
+                    finish.report.CopyFrom(report)
             case PromptScored(logprobs=logprobs):
                 self.output.prompt_scores.add(handle=handle, logprobs=logprobs_to_wire(logprobs))
             case Refused(error=error):
-                self.refuse(handle, error)
+                self.refuse(handle, error, report)
 
-    def refuse(self, handle: int, error: InferError) -> None:
+    def refuse(self, handle: int, error: InferError, report: common_pb2.RequestReport | None) -> None:
         refusal = self.output.refusals.add(handle=handle, kind=error_kind(error), message=error.message)
         if isinstance(error, Overloaded):
             refusal.retry_after_ns = int(error.retry_after_s * 1e9)
+        if report is not None:
+            refusal.report.CopyFrom(report)
 
     def to_wire(self) -> scheduling_pb2.SchedulerMessage:
         if self.handles:
@@ -94,19 +98,6 @@ class OutputColumns:
 
 def _cached_tokens(cached: CachedTokens) -> common_pb2.CachedTokens:
     return common_pb2.CachedTokens(device=cached.device, host=cached.host, disk=cached.disk)
-
-
-def _report(times: RequestTimes, worker: str) -> common_pb2.RequestReport:
-    return common_pb2.RequestReport(
-        queue_ns=times.queue_ns,
-        prefill_ns=times.prefill_ns,
-        decode_ns=times.decode_ns,
-        preemptions=times.preemptions,
-        prefill_chunks=times.prefill_chunks,
-        fetch_ns=times.fetch_ns,
-        load_ns=times.load_ns,
-        worker=worker,
-    )
 
 
 def cancel_reason(message: scheduling_pb2.Cancel) -> FinishReason:

@@ -6,20 +6,16 @@ result are turned into messages, so that the worker never waits for them.
 
 import asyncio
 import contextlib
-import enum
 import time
-from typing import Protocol
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from engine.blocks.disk import DiskMirror
-from engine.errors import InferError, TierFull, WorkerLost
-from engine.ids import BlockKey, SeqSlot, StepId
-from engine.scheduling.request import Event, FinishReason, Request
+from engine.errors import InferError, WorkerLost
+from engine.ids import SeqSlot, StepId
+from engine.scheduling.request import FinishReason, Request, RequestTimes
 from engine.scheduling.scheduler import Scheduler
 from services.common import logs
-from services.common.channel import dial
+from services.scheduler.alarm import Alarm
 from services.scheduler.config import SchedulerServiceConfig
 from services.scheduler.execution_wire import (
     plan_to_wire,
@@ -30,57 +26,15 @@ from services.scheduler.execution_wire import (
     transfers_to_wire,
 )
 from services.scheduler.link_counters import LinkCounters
-from tiercel.v1 import execution_pb2, execution_pb2_grpc
+from services.scheduler.link_owner import LinkOwner, LinkState, SessionBroken
+from services.scheduler.link_stream import LinkStream
+from services.scheduler.pin_memory import PinMemory
+from tiercel.v1 import execution_pb2
 
 _log = logs.get_logger(__name__)
 
-PROTOCOL_VERSION = 1
-WORKER_SERVICE = "tiercel.v1.Execution"
-
 _MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.05, 1.0
 _MISMATCH_BACKOFF_S = 5.0
-
-
-class LinkState(enum.StrEnum):
-    """As `infer-cli status` shows it.
-
-    lost -> loading -> ready -> draining -> lost
-                 └─▶ mismatch, asked again after a while     another model than the other workers'
-    """
-
-    LOST = "lost"
-    LOADING = "loading"
-    READY = "ready"
-    DRAINING = "draining"
-    MISMATCH = "mismatch"
-
-
-class LinkOwner(Protocol):
-    """Who decides what becomes of a link's requests: `services.scheduler.dispatcher.Dispatcher`."""
-
-    def accepts(self, link: "WorkerLink", ready: execution_pb2.Ready) -> str | None:
-        """None if the worker may serve; else why not."""
-        ...
-
-    def disk_mirror(self, ready: execution_pb2.Ready) -> DiskMirror | None:
-        """What is known of the worker's disk, shared with the other workers on it. None: it has none."""
-        ...
-
-    def on_link_changed(self, link: "WorkerLink") -> None:
-        """The link's state is another one now."""
-        ...
-
-    def on_events(self, link: "WorkerLink", events: list[Event]) -> None: ...
-
-    def on_handed_back(self, requests: list[Request]) -> None:
-        """Requests that had not started on a link that takes no more work."""
-        ...
-
-    def client_id(self, engine_id: str) -> str: ...
-
-
-class SessionBroken(Exception):
-    """The session cannot go on; the message says why."""
 
 
 class WorkerLink:
@@ -108,17 +62,19 @@ class WorkerLink:
         self._config = config
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._outbox: asyncio.Queue[execution_pb2.PlanMessage | None] = asyncio.Queue()
+        self._stream = LinkStream(address, config, self._on_not_serving)
         self._pump_handle: asyncio.Handle | None = None
-        self._deadline_handle: asyncio.TimerHandle | None = None
-        self._was_serving = False
+        self._alarm = Alarm(self._loop, self._pump_soon)
         self._is_persisting = False
-        # What was pinned when the last session ended: the namespace of the keys, and the keys by name.
-        self._pinned: tuple[bytes, dict[str, tuple[BlockKey, ...]]] = (b"", {})
+        self._pins = PinMemory(address)
 
     @property
     def is_ready(self) -> bool:
         return self.state is LinkState.READY
+
+    @property
+    def block_bytes(self) -> int:
+        return 0 if self.ready is None else self.ready.block_bytes
 
     def submit(self, request: Request) -> None:
         """Raises what `Scheduler.submit` raises. Planning happens once for all submissions of this loop turn."""
@@ -126,10 +82,13 @@ class WorkerLink:
         self.scheduler.submit(request, time.monotonic_ns())
         self._pump_soon()
 
-    def cancel(self, engine_id: str, index: int | None, reason: FinishReason) -> None:
-        if self.scheduler is not None:
-            self.scheduler.cancel(engine_id, time.monotonic_ns(), index, reason)
-            self._pump_soon()
+    def cancel(self, engine_id: str, index: int | None, reason: FinishReason) -> RequestTimes | None:
+        """As `Scheduler.cancel`."""
+        if self.scheduler is None:
+            return None
+        times = self.scheduler.cancel(engine_id, time.monotonic_ns(), index, reason)
+        self._pump_soon()
+        return times
 
     async def drain(self) -> None:
         """Finish what runs, keep on disk what is worth keeping, end the session. Returns when that is done."""
@@ -166,46 +125,18 @@ class WorkerLink:
             self._lose("the scheduler is shutting down")
 
     async def _session(self) -> None:
-        """Dial, open, run until the stream ends or breaks."""
-        self._outbox = asyncio.Queue()
-        self._was_serving = self._is_persisting = False
-        async with dial(self.address, self._config) as channel:
-            call = execution_pb2_grpc.ExecutionStub(channel).Session()
-            await call.write(
-                execution_pb2.PlanMessage(
-                    open=execution_pb2.Open(scheduler_id=self._scheduler_id, protocol_version=PROTOCOL_VERSION)
-                )
-            )
-            helpers = [asyncio.create_task(self._write(call)), asyncio.create_task(self._watch_health(channel))]
-            try:
-                async for message in call:
-                    self._on_message(message)
-                    if self.state is LinkState.MISMATCH:
-                        return
-            finally:
-                for helper in helpers:
-                    helper.cancel()
-                call.cancel()
-                await asyncio.gather(*helpers, return_exceptions=True)
+        """Until the worker or this link ends it, or it breaks."""
+        self._stream = LinkStream(self.address, self._config, self._on_not_serving)
+        self._is_persisting = False
+        async with contextlib.aclosing(self._stream.messages(self._scheduler_id)) as messages:
+            async for message in messages:
+                self._on_message(message)
+                if self.state is LinkState.MISMATCH:
+                    return
 
-    async def _write(
-        self, call: grpc.aio.StreamStreamCall[execution_pb2.PlanMessage, execution_pb2.WorkerMessage]
-    ) -> None:
-        # A broken stream shows in the reader, which has its reason.
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            while (message := await self._outbox.get()) is not None:
-                await call.write(message)
-            await call.done_writing()
-
-    async def _watch_health(self, channel: grpc.aio.Channel) -> None:
-        """A worker that was serving and is not any more is draining: it finishes what runs and gets nothing new."""
-        request = health_pb2.HealthCheckRequest(service=WORKER_SERVICE)
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            async for answer in health_pb2_grpc.HealthStub(channel).Watch(request):
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    self._was_serving = True
-                elif self._was_serving and self.is_ready:
-                    self._start_draining()
+    def _on_not_serving(self) -> None:
+        if self.is_ready:
+            self._start_draining()
 
     def _on_message(self, message: execution_pb2.WorkerMessage) -> None:
         match message.WhichOneof("message"):
@@ -236,7 +167,7 @@ class WorkerLink:
             self._set_state(LinkState.MISMATCH, objection)
             return
         self.scheduler = Scheduler(scheduler_config(ready, self._config), self._owner.disk_mirror(ready))
-        self._pin_again(self.scheduler, ready.namespace)
+        self._pins.pin_again(self.scheduler, ready.namespace)
         self.tier_notes = {"host": ready.host_note, "disk": ready.disk_note}
         self._lost.clear()
         self.ready_since_ns = time.monotonic_ns()
@@ -252,17 +183,6 @@ class WorkerLink:
             ),
         )
         self._set_state(LinkState.READY, "")
-
-    def _pin_again(self, scheduler: Scheduler, namespace: bytes) -> None:
-        """What was pinned stays so, as long as the worker that comes back serves the same."""
-        pinned_namespace, pinned = self._pinned
-        if pinned_namespace != namespace:
-            return
-        for name, keys in pinned.items():
-            try:
-                scheduler.pin(name, keys)
-            except TierFull as error:
-                _log.error("pinned no longer", extra=logs.fields(worker=self.address, name=name, reason=str(error)))
 
     def _on_result(self, message: execution_pb2.StepResult) -> None:
         if self.scheduler is None:
@@ -297,7 +217,7 @@ class WorkerLink:
         if not fault.slots or self.scheduler is None:
             raise SessionBroken(f"{fault.kind}: {fault.message}")
         step_id = StepId(fault.step_id) if fault.HasField("step_id") else None
-        self.scheduler.void_slots(list(map(SeqSlot, fault.slots)), error, step_id)
+        self.scheduler.void_slots(list(map(SeqSlot, fault.slots)), error, time.monotonic_ns(), step_id)
         self._pump()
 
     def _pump_soon(self) -> None:
@@ -314,7 +234,7 @@ class WorkerLink:
             return
         while (plan := scheduler.plan(time.monotonic_ns())) is not None:
             self._send_transfers(scheduler)
-            self._outbox.put_nowait(plan_to_wire(plan, self._owner.client_id))
+            self._stream.send(plan_to_wire(plan, self._owner.client_id))
             self.counters.count_plan(plan)
         self._send_transfers(scheduler)
         if scheduler.is_saving:
@@ -323,15 +243,15 @@ class WorkerLink:
             self.saved.set()
         events = scheduler.take_events()
         if events:
-            self._owner.on_events(self, events)
+            self._owner.on_events(events)
         if self.state is LinkState.DRAINING and scheduler.is_idle:
             self._finish_draining(scheduler)
-        self._arm_deadline(scheduler)
+        self._alarm.set(scheduler.next_deadline_ns())
 
     def _send_transfers(self, scheduler: Scheduler) -> None:
         transfers = scheduler.take_transfers(time.monotonic_ns())
         if transfers:
-            self._outbox.put_nowait(transfers_to_wire(transfers))
+            self._stream.send(transfers_to_wire(transfers))
 
     def _finish_draining(self, scheduler: Scheduler) -> None:
         """Nothing runs any more: keep on disk what is worth keeping, then end the session."""
@@ -340,17 +260,7 @@ class WorkerLink:
             scheduler.begin_drain(time.monotonic_ns(), int(self._config.persist_timeout_s * 1e9))
             self._send_transfers(scheduler)
         if scheduler.is_drained:
-            self._outbox.put_nowait(None)
-
-    def _arm_deadline(self, scheduler: Scheduler) -> None:
-        if self._deadline_handle is not None:
-            self._deadline_handle.cancel()
-            self._deadline_handle = None
-        deadline_ns = scheduler.next_deadline_ns()
-        if deadline_ns is not None:
-            delay_s = max(0.0, (deadline_ns - time.monotonic_ns()) / 1e9)
-            # A hair late rather than early, so that the sweep finds the deadline passed.
-            self._deadline_handle = self._loop.call_later(delay_s + 0.001, self._pump_soon)
+            self._stream.end()
 
     def _start_draining(self) -> None:
         assert self.scheduler is not None
@@ -361,10 +271,9 @@ class WorkerLink:
 
     def _lose(self, reason: str) -> None:
         """What had started is refused, what had not is handed back. The pool's content is forgotten."""
-        if self._deadline_handle is not None:
-            self._deadline_handle.cancel()
+        self._alarm.set(None)
         if self.scheduler is not None and self.ready is not None:
-            self._pinned = (self.ready.namespace, self.scheduler.pinned_keys())
+            self._pins.remember(self.scheduler, self.ready.namespace)
         scheduler, self.scheduler, self.ready = self.scheduler, None, None
         self._lost.set()
         self.saved.set()
@@ -379,7 +288,7 @@ class WorkerLink:
             f"the worker {self.address} was lost while the request ran ({reason}); it is safe to send again"
         )
         scheduler.fail_all(lost, time.monotonic_ns())
-        self._owner.on_events(self, scheduler.take_events())
+        self._owner.on_events(scheduler.take_events())
         self._owner.on_handed_back(waiting)
 
     def _set_state(self, state: LinkState, detail: str) -> None:

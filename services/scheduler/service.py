@@ -18,6 +18,7 @@ from services.scheduler.dispatcher import Dispatcher
 from services.scheduler.front import FrontContext
 from services.scheduler.link import WorkerLink
 from services.scheduler.metrics import SchedulerMetrics
+from services.scheduler.request_spans import RequestSpans
 from services.scheduler.status import service_rows
 from tiercel.v1 import common_pb2, scheduling_pb2, scheduling_pb2_grpc
 
@@ -36,7 +37,7 @@ class SchedulerService:
             raise ConfigError("--workers names an address twice; one worker serves one session")
         self._host = host
         self._config = config
-        self.dispatcher = Dispatcher(config)
+        self.dispatcher = Dispatcher(config, RequestSpans(host.telemetry.spans))
         host.metrics.add(SchedulerMetrics(self.dispatcher).read)
 
     def register(self, server: grpc.aio.Server) -> None:

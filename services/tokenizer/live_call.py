@@ -1,11 +1,11 @@
 """One Generate call between submission and its end: token ids in, text events for its client out."""
 
-import time
 from dataclasses import dataclass
 
 from engine.errors import InferError
 from engine.logprobs import Logprobs
 from engine.text.answer import Answer
+from services.tokenizer.call_clock import CallClock
 from services.tokenizer.mailbox import Mailbox
 from services.tokenizer.scheduler_stream import SchedulerStream
 from tiercel.v1 import common_pb2, inference_pb2, scheduling_pb2
@@ -26,19 +26,35 @@ class LiveCall:
     """Implements `SubmittedCall`. All on the loop's thread."""
 
     def __init__(
-        self, stream: SchedulerStream, started: inference_pb2.Started, answers: list[Answer], num_resumed: int
+        self,
+        stream: SchedulerStream,
+        started: inference_pb2.Started,
+        answers: list[Answer],
+        num_resumed: int,
+        clock: CallClock,
+        *,
+        keeps_texts: bool = False,
     ) -> None:
-        """`started` is sent when the scheduler has started the request; it lacks the cached tokens only."""
+        """`started` is sent when the scheduler has started the request; it lacks the cached tokens only.
+
+        With `keeps_texts` the answers are kept until the call has ended.
+        """
         self.mailbox = Mailbox()
         self.report = common_pb2.RequestReport()
         self.handle = 0
         self._stream = stream
         self._started = started
+        self._clock = clock
+        self.texts: list[list[str]] | None = [[] for _ in answers] if keeps_texts else None
         self._choices = [_Choice(answer, num_resumed) for answer in answers]
         self._num_open = len(answers)
 
     def submit(self, message: scheduling_pb2.Submit) -> None:
         """Raises WorkerLost when the scheduler is not connected."""
+        self._clock.on_submitted()
+        if message.trace.traceparent:
+            # So that the scheduler's span begins where the tokenizer's first part ends.
+            message.trace.sent_unix_ns = self._clock.received_unix_ns + self._clock.submitted_ns
         self.handle = self._stream.submit(self, message)
 
     def leave(self) -> None:
@@ -61,6 +77,8 @@ class LiveCall:
         delta = choice.answer.finish(token_id) if is_stop_token else choice.answer.push([token_id])
         choice.has_text_ended = is_stop_token
         self.mailbox.put_delta(index, delta.text, delta.token_ids, logprobs)
+        if self.texts is not None:
+            self.texts[index].append(delta.text)
         if delta.stop is not None:
             choice.has_text_ended = True
             choice.stop = delta.stop
@@ -76,6 +94,8 @@ class LiveCall:
             choice.has_text_ended = True
             if delta.text:
                 self.mailbox.put_delta(finish.index, delta.text, [], None)
+                if self.texts is not None:
+                    self.texts[finish.index].append(delta.text)
             choice.stop = delta.stop or ""
         choice.end = inference_pb2.ChoiceEnd(
             index=finish.index, reason=finish.reason, stop=choice.stop, completion_tokens=choice.num_tokens
@@ -90,44 +110,24 @@ class LiveCall:
         self._num_open -= 1
         if not self._num_open:
             self._stream.forget(self.handle)
+            self._clock.on_answered()
             self.mailbox.end()
 
-    def on_refused(self, error: InferError) -> None:
+    def on_refused(self, error: InferError, report: common_pb2.RequestReport | None) -> None:
+        if report is not None:
+            self.report.CopyFrom(report)
+            self._clock.on_answered()
         self.mailbox.fail(error)
 
-    def finished(self) -> inference_pb2.Finished:
-        """The last event, once the mailbox has ended. The caller completes `report`."""
-        ends = [choice.end for choice in self._choices if choice.end is not None]
-        usage = common_pb2.Usage(
+    def usage(self) -> common_pb2.Usage:
+        """Up to now."""
+        return common_pb2.Usage(
             prompt_tokens=self._started.prompt_tokens,
-            completion_tokens=sum(end.completion_tokens for end in ends),
+            completion_tokens=sum(choice.num_tokens for choice in self._choices),
             cached_tokens=self._started.cached_tokens,
         )
-        return inference_pb2.Finished(choices=ends, usage=usage, report=self.report)
 
-
-class CallClock:
-    """When things happened to one call, at the tokenizer."""
-
-    def __init__(self) -> None:
-        self.received_unix_ns = time.time_ns()
-        self._received_ns = time.monotonic_ns()
-        self.tokenize_ns = 0
-        self.ttft_ns = 0
-
-    def since_received_ns(self) -> int:
-        return time.monotonic_ns() - self._received_ns
-
-    def on_tokenized(self) -> None:
-        self.tokenize_ns = self.since_received_ns()
-
-    def on_first_delta(self) -> None:
-        if not self.ttft_ns:
-            self.ttft_ns = self.since_received_ns()
-
-    def fill(self, report: common_pb2.RequestReport, request_id: str) -> None:
-        report.request_id = request_id
-        report.received_unix_ns = self.received_unix_ns
-        report.tokenize_ns = self.tokenize_ns
-        report.ttft_ns = self.ttft_ns
-        report.e2e_ns = self.since_received_ns()
+    def finished(self) -> inference_pb2.Finished:
+        """The last event, once the mailbox has ended. `report` is complete."""
+        ends = [choice.end for choice in self._choices if choice.end is not None]
+        return inference_pb2.Finished(choices=ends, usage=self.usage(), report=self.report)

@@ -36,7 +36,9 @@ class SubmittedCall(Protocol):
     def on_prompt_scored(self, columns: common_pb2.LogprobColumns) -> None: ...
     def on_token(self, index: int, token_id: int, is_stop_token: bool, logprobs: Logprobs | None) -> None: ...
     def on_finished(self, finish: scheduling_pb2.Finish) -> None: ...
-    def on_refused(self, error: InferError) -> None: ...
+    def on_refused(self, error: InferError, report: common_pb2.RequestReport | None) -> None:
+        """`report` is what the scheduler says of where it was; None where there is no scheduler to say it."""
+        ...
 
 
 class SchedulerStream:
@@ -175,7 +177,8 @@ class SchedulerStream:
         for refusal in output.refusals:
             if (call := calls.pop(refusal.handle, None)) is not None:
                 retry_after_s = refusal.retry_after_ns / 1e9 if refusal.HasField("retry_after_ns") else None
-                call.on_refused(error_of_kind(refusal.kind, refusal.message, retry_after_s))
+                report = refusal.report if refusal.HasField("report") else None
+                call.on_refused(error_of_kind(refusal.kind, refusal.message, retry_after_s), report)
 
     def _on_tokens(self, output: scheduling_pb2.StepOutput) -> None:
         """A stop token comes in the same output as the Finish that it causes."""
@@ -202,7 +205,7 @@ class SchedulerStream:
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.on_refused(
-                WorkerLost(f"the scheduler was lost while the request ran ({reason}); it is safe to send again")
+                WorkerLost(f"the scheduler was lost while the request ran ({reason}); it is safe to send again"), None
             )
         self._on_changed()
 

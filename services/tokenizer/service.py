@@ -9,7 +9,6 @@ from typing import Any, cast
 import grpc
 
 from engine.errors import InvalidRequest, ModelNotFound, WorkerLost
-from engine.scheduling.plan import TraceContext
 from engine.text.answer import Answer
 from engine.text.chat import Message
 from engine.text.detokenizer import Detokenizer
@@ -50,7 +49,7 @@ class TokenizerService:
         self._readiness_changed = asyncio.Event()
         self._stream = SchedulerStream(config, self._readiness_changed.set)
         self._text: TextModel | None = None
-        self._watch = CallWatch(RequestMetrics(host.metrics, config.metrics_tenants))
+        self._watch = CallWatch(RequestMetrics(host.metrics, config.metrics_tenants), host.telemetry, self._reports)
         host.metrics.add(self._read_metrics)
 
     def _read_metrics(self) -> Iterator[Reading]:
@@ -82,23 +81,27 @@ class TokenizerService:
         tenant = request.tenant or text_metadata(metadata, "x-tenant")
         trace = trace_from_metadata(metadata)
         async with errors_as_status(context, _log):
-            with self._watch.call(request, tenant, trace.traceparent) as watched, self._admission.admitted():
+            with self._watch.call(request, tenant, trace) as watched, self._admission.admitted():
                 text = self._loaded(request.model)
                 watched.model = self._model_name(text)
-                call, message = await self._prepare(watched, context, text, trace)
+                call, message = await self._prepare(watched, context, text)
                 try:
                     call.submit(message)
-                    await self._answer(call, context, watched, message.request_id)
+                    await self._answer(call, context, watched)
                 finally:
                     call.leave()
 
     async def _prepare(
-        self, watched: WatchedCall, context: _Context, text: TextModel, trace: TraceContext
+        self, watched: WatchedCall, context: _Context, text: TextModel
     ) -> tuple[LiveCall, scheduling_pb2.Submit]:
         """Everything up to the submission: ids, checks, the state that turns ids back into text."""
         request = watched.request
         prompt_ids = await self._prompt_ids(request, text)
         watched.clock.on_tokenized()
+        watched.num_prompt_tokens = len(prompt_ids)
+        captures = self._host.telemetry.captures_content
+        if captures:
+            watched.record_prompt()
         valid = validate(request, prompt_ids, text, self._max_model_tokens(text))
         request_id = request.request_id or watched.request_id
         answers = [_answer_for(text, valid, prompt_ids) for _ in range(valid.n)]
@@ -107,7 +110,9 @@ class TokenizerService:
         started = inference_pb2.Started(
             request_id=request_id, model=self._model_name(text), prompt_tokens=len(prompt_ids)
         )
-        call = LiveCall(self._stream, started, answers, len(request.resume_tokens))
+        call = watched.live = LiveCall(
+            self._stream, started, answers, len(request.resume_tokens), watched.clock, keeps_texts=captures
+        )
         message = scheduling_pb2.Submit(
             request_id=request_id,
             prompt_token_ids=prompt_ids,
@@ -117,7 +122,7 @@ class TokenizerService:
             priority=request.priority,
             tenant=watched.tenant,
             cache_salt=request.cache_salt,
-            trace=trace_to_wire(trace),
+            trace=trace_to_wire(watched.span.trace),
             keep_prefix=request.keep_prefix,
             pin_name=request.pin_name,
         )
@@ -126,7 +131,7 @@ class TokenizerService:
             message.timeout_ns = max(0, int(remaining_s * 1e9))
         return call, message
 
-    async def _answer(self, call: LiveCall, context: _Context, watched: WatchedCall, request_id: str) -> None:
+    async def _answer(self, call: LiveCall, context: _Context, watched: WatchedCall) -> None:
         """Send events as the client takes them. While it does not, deltas merge in the mailbox."""
         clock = watched.clock
         while (events := await call.mailbox.take()) is not None:
@@ -134,9 +139,8 @@ class TokenizerService:
                 if event.HasField("delta"):
                     clock.on_first_delta()
                 await context.write(event)
-        clock.fill(call.report, request_id)
+        watched.complete(call.report)
         finished = call.finished()
-        self._reports.add(finished.report, finished.usage)
         watched.finished = finished
         await context.write(inference_pb2.GenerateEvent(finished=finished))
 
@@ -183,6 +187,14 @@ class TokenizerService:
         response = inference_pb2.GetReportResponse()
         async with errors_as_status(context, _log):
             response.CopyFrom(self._reports.get(request.request_id))
+        return response
+
+    async def ListReports(
+        self, request: inference_pb2.ListReportsRequest, context: _Context
+    ) -> inference_pb2.ListReportsResponse:
+        response = inference_pb2.ListReportsResponse()
+        async with errors_as_status(context, _log):
+            response.reports.extend(self._reports.select(request.order, request.limit))
         return response
 
     async def GetStatus(

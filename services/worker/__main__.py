@@ -8,7 +8,7 @@ from services.common.command import service_command
 from services.common.server import ServiceHost, serve
 from services.common.telemetry import open_telemetry
 from services.worker.config import WorkerConfig
-from services.worker.engine_thread import LoadedEngine, LoadProgress, TierNews
+from services.worker.loaded_engine import LoadedEngine, LoadProgress, TierNews
 from services.worker.service import SERVICE_NAME, WorkerService
 
 # The engine's thread spends its time in torch, without the interpreter lock; what it does in Python between two steps

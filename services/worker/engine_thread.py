@@ -1,140 +1,24 @@
 """The one thread that owns the model: it loads it, then runs plans back to back from a queue.
 
 The asyncio thread talks gRPC and converts protobuf; here are only plain data. Plans of a session that has ended are
-skipped.
-
-What the thread has to say goes through a second, small one, the courier, to the loop. Waking the loop is a system
-call, which gives up the interpreter lock; the loop would take it and work while the next plan waits. A put on the
-courier's queue keeps the lock, so the next step starts at once and the loop works while the step is in torch.
+skipped. What the thread has to say goes through `services.worker.courier`.
 """
 
 import asyncio
-import functools
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVarTuple, Unpack
 
-from engine.ids import SeqSlot, StepId
-from engine.scheduling.plan import StepPlan, StepResult
-from kvstore.transfer import TierEvents, TierFault, Transfer, TransferResult
+from engine.scheduling.plan import StepPlan
+from kvstore.transfer import Transfer
 from services.common import logs
+from services.worker.courier import Courier
 from services.worker.disk_keeper import DiskKeeper
+from services.worker.engine_session import EngineSession, StepFault
+from services.worker.loaded_engine import LoadEngine, LoadProgress, StepExecutor, TierMover, TierNews, WorkerFacts
 
 _log = logs.get_logger(__name__)
-
-Ts = TypeVarTuple("Ts")
-
-LoadProgress = Callable[[int, int], None]
-"""Loaded bytes, total bytes."""
-
-
-class StepExecutor(Protocol):
-    """What runs plans: `engine.execution.runner.ModelRunner`."""
-
-    @property
-    def void_slots(self) -> Sequence[SeqSlot]:
-        """Slots of the last plan that gave no usable logits and are missing in its result."""
-        ...
-
-    def execute(self, plan: StepPlan, on_start: Callable[[], None]) -> StepResult:
-        """Calls `on_start` once everything is prepared and computing begins.
-
-        Fills `start_ns` and `end_ns` of the timings: when computing began, and when the sampled ids were known.
-        """
-        ...
-
-    def reset(self) -> None:
-        """Forget every sequence."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerFacts:
-    """What a loaded worker is; the content of `Ready`."""
-
-    model: str
-    fingerprint: str
-    namespace: bytes
-    block_size_tokens: int
-    block_bytes: int
-    num_blocks: int
-    max_seqs: int
-    max_model_tokens: int
-    max_batched_tokens: int
-    vocab_size: int
-    device: str
-    dtype: str
-    kv_dtype: str
-    attention_backend: str
-    rope_length_dependent_from_tokens: int
-
-    num_host_slots: int = 0
-    host_is_pinned: bool = False
-    disk_id: bytes = b""
-    """Workers with the same one share a disk tier; empty: there is none."""
-    disk_capacity_bytes: int = 0
-    host_note: str = ""
-    """Why the tier is not there, or not as asked."""
-    disk_note: str = ""
-
-
-TierNews = TransferResult | TierEvents | TierFault
-
-
-class TierMover(Protocol):
-    """What carries transfers out: `kvstore.executor.TierExecutor`. Called on the engine's thread."""
-
-    def submit(self, transfer: Transfer) -> None:
-        """Hand a transfer over, behind all compute so far. Its one result comes as news."""
-        ...
-
-    def settle(self) -> None:
-        """Return when nothing moves any more and all results have been told."""
-        ...
-
-    def announce(self) -> None:
-        """Tell all that the disk holds."""
-        ...
-
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedEngine:
-    executor: StepExecutor
-    facts: WorkerFacts
-    tiers: TierMover | None = None
-    keeper: DiskKeeper | None = None
-    """For people's questions about the disk; None where there is none."""
-
-
-LoadEngine = Callable[[LoadProgress, Callable[[TierNews], None]], LoadedEngine]
-"""Called with where to tell progress and, from any thread, the tiers' news."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepFault:
-    """What broke in a step. No slots: the whole session is void."""
-
-    kind: str
-    message: str
-    slots: list[SeqSlot]
-    step_id: StepId
-
-
-Outcome = StepResult | StepFault | TierNews
-
-
-class EngineSession:
-    """One scheduler's hold on the engine. Outcomes come to `on_outcome` on the loop's thread, in order."""
-
-    def __init__(self, on_outcome: Callable[[Outcome], None]) -> None:
-        self.on_outcome = on_outcome
-        # Written by the loop's thread or after a fault by the engine's, only ever to True; a late read costs one step.
-        self.is_void = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +72,7 @@ class EngineThread:
         self._moving_for: EngineSession | None = None
         self.keeper: DiskKeeper | None = None
         """Set before `facts` returns."""
-        self._news: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._kept_news: list[Callable[[], object]] = []
-        self._courier = threading.Thread(target=self._carry, name="courier", daemon=True)
+        self._courier = Courier(self._loop)
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -226,14 +108,14 @@ class EngineThread:
         self._commands.put(_Leave())
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join, timeout_s)
-        self._news.put(None)
+        self._courier.stop()
 
     def _work(self) -> None:
         """The engine's thread."""
         try:
             self._run()
         finally:
-            self._send_news()
+            self._courier.send()
 
     def _run(self) -> None:
         try:
@@ -241,24 +123,24 @@ class EngineThread:
         except _LoadingStopped:
             return
         except BaseException as error:
-            self._tell(_fail, self._loaded, error)
+            self._courier.keep(_fail, self._loaded, error)
             return
         self.keeper = engine.keeper
-        self._tell(_resolve, self._loaded, engine.facts)
+        self._courier.keep(_resolve, self._loaded, engine.facts)
         try:
             self._serve(engine.executor, engine.tiers)
         except BaseException as error:
             _log.exception("the engine thread ended")
-            self._tell(_fail, self._died, error)
+            self._courier.keep(_fail, self._died, error)
         finally:
             if engine.tiers is not None:
                 engine.tiers.close()
 
     def _report_progress(self, loaded_bytes: int, total_bytes: int) -> None:
-        if self._is_leaving:
+        if self._is_leaving or self._courier.has_stopped:
             raise _LoadingStopped
-        self._tell(self._on_progress, loaded_bytes, total_bytes)
-        self._send_news()
+        self._courier.keep(self._on_progress, loaded_bytes, total_bytes)
+        self._courier.send()
 
     def _serve(self, executor: StepExecutor, tiers: TierMover | None) -> None:
         current: EngineSession | None = None
@@ -291,7 +173,7 @@ class EngineThread:
         try:
             return self._commands.get_nowait()
         except queue.Empty:
-            self._send_news()
+            self._courier.send()
             return self._commands.get()
 
     def _step(
@@ -299,12 +181,12 @@ class EngineThread:
     ) -> int:
         """Run one plan; returns when it ended. A fault in it stays within its session."""
         try:
-            result = executor.execute(plan, self._send_news)
+            result = executor.execute(plan, self._courier.send)
         except Exception as error:
             _log.exception("step failed, the session is void", extra=logs.fields(step_id=plan.step_id))
             session.is_void = True
             executor.reset()
-            self._tell(session.on_outcome, StepFault(type(error).__name__, str(error), [], plan.step_id))
+            self._courier.keep(session.on_outcome, StepFault(type(error).__name__, str(error), [], plan.step_id))
             return time.monotonic_ns()
         timings = result.timings
         timings.received_ns = received_ns
@@ -312,40 +194,17 @@ class EngineThread:
         if executor.void_slots:
             # Before the result, so that the scheduler does not miss these slots in it.
             message = "the model's logits are not finite for this sequence"
-            self._tell(
+            self._courier.keep(
                 session.on_outcome, StepFault("NonFiniteLogits", message, list(executor.void_slots), plan.step_id)
             )
-        self._tell(session.on_outcome, result)
+        self._courier.keep(session.on_outcome, result)
         return timings.end_ns
-
-    def _tell(self, callback: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
-        """Have `callback` called on the loop's thread, in the order of the calls of this method.
-
-        It waits until the next step computes, or until there is none: the loop's thread would otherwise take the
-        interpreter lock while that step is prepared, and the device would idle.
-        """
-        self._kept_news.append(functools.partial(callback, *args))
 
     def _tell_tier_news(self, news: TierNews) -> None:
         """Called on the movers' threads. What an earlier session had in flight is nobody's business any more."""
         session = self._moving_for
         if session is not None:
-            self._news.put(functools.partial(session.on_outcome, news))
-
-    def _send_news(self) -> None:
-        for call in self._kept_news:
-            self._news.put(call)
-        self._kept_news.clear()
-
-    def _carry(self) -> None:
-        """The courier's thread."""
-        while (call := self._news.get()) is not None:
-            try:
-                self._loop.call_soon_threadsafe(call)
-            except RuntimeError:
-                # The loop has closed: the process is leaving, nobody listens any more.
-                self._is_leaving = True
-                return
+            self._courier.deliver(session.on_outcome, news)
 
 
 def _resolve(future: asyncio.Future[WorkerFacts], facts: WorkerFacts) -> None:

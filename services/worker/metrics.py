@@ -11,7 +11,8 @@ from kvstore.transfer import Tier, TierEvents, TierFault
 from services.common.metric_spec import counter, gauge, histogram
 from services.common.metrics import Reading, ServiceMetrics
 from services.worker.disk_keeper import DiskKeeper
-from services.worker.engine_thread import StepFault, WorkerFacts
+from services.worker.engine_session import StepFault
+from services.worker.loaded_engine import WorkerFacts
 
 STEP_DURATION = histogram(
     "tiercel.step.duration",

@@ -15,7 +15,7 @@ from services.common import logs
 from services.common.model_path import CHECKPOINT_FILES, resolve_model
 from services.worker.config import Device, Dtype, KvDtype, WorkerConfig
 from services.worker.cores import usable_cores
-from services.worker.engine_thread import LoadedEngine, LoadProgress, TierNews, WorkerFacts
+from services.worker.loaded_engine import LoadedEngine, LoadProgress, TierNews, WorkerFacts
 from services.worker.tiers import open_tiers
 
 _log = logs.get_logger(__name__)

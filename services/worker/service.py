@@ -15,10 +15,12 @@ from services.common.server import ServiceHost
 from services.common.status import errors_as_status
 from services.worker.cache_call import look_after
 from services.worker.cache_wire import no_disk_to_wire
-from services.worker.engine_thread import EngineThread, LoadEngine
+from services.worker.engine_thread import EngineThread
+from services.worker.loaded_engine import LoadEngine
 from services.worker.metrics import WorkerMetrics
 from services.worker.session import SessionContext, WorkerSession
 from services.worker.wire import ready_to_wire
+from services.worker.worker_spans import WorkerSpans
 from tiercel.v1 import common_pb2, execution_pb2, execution_pb2_grpc
 
 _log = logs.get_logger(__name__)
@@ -95,7 +97,9 @@ class WorkerService:
             opening = await anext(request_iterator, None)
             scheduler_id = _check_open(opening)
             await self._supersede(scheduler_id)
-            session = self._session = WorkerSession(self._engine, scheduler_id, self._metrics)
+            session = self._session = WorkerSession(
+                self._engine, scheduler_id, self._metrics, WorkerSpans(self._host.telemetry)
+            )
             _log.info("session opened", extra=logs.fields(scheduler=scheduler_id))
             session.send(self._loading_message())
             becoming_ready = asyncio.create_task(self._begin_when_loaded(session, self._engine))

@@ -20,7 +20,7 @@ from services.common import logs
 from services.common.byte_size import format_byte_size
 from services.worker.config import WorkerConfig
 from services.worker.disk_keeper import DiskKeeper
-from services.worker.engine_thread import LoadProgress, TierNews
+from services.worker.loaded_engine import LoadProgress, TierNews
 
 _log = logs.get_logger(__name__)
 

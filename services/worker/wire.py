@@ -5,16 +5,18 @@ from engine.scheduling.plan import NewSequence, StepPlan, StepResult, Work
 from services.common.logprobs_wire import logprobs_to_wire
 from services.common.sampling_wire import sampling_from_wire
 from services.common.trace_context import trace_from_wire
-from services.worker.engine_thread import StepFault, WorkerFacts
+from services.worker.engine_session import StepFault
+from services.worker.loaded_engine import WorkerFacts
 from tiercel.v1 import execution_pb2
 
 
-def plan_from_wire(message: execution_pb2.StepPlan) -> StepPlan:
+def plan_from_wire(message: execution_pb2.StepPlan, received_ns: int) -> StepPlan:
+    """`received_ns` is monotonic."""
     work = message.work
     return StepPlan(
         StepId(message.step_id),
         list(map(SeqSlot, message.released_slots)),
-        [_new_sequence(sequence) for sequence in message.new_sequences],
+        [_new_sequence(sequence, received_ns) for sequence in message.new_sequences],
         Work(
             list(map(SeqSlot, work.slots)),
             list(work.starts),
@@ -26,7 +28,7 @@ def plan_from_wire(message: execution_pb2.StepPlan) -> StepPlan:
     )
 
 
-def _new_sequence(message: execution_pb2.NewSequence) -> NewSequence:
+def _new_sequence(message: execution_pb2.NewSequence, received_ns: int) -> NewSequence:
     return NewSequence(
         slot=SeqSlot(message.slot),
         request_id=message.request_id,
@@ -34,7 +36,7 @@ def _new_sequence(message: execution_pb2.NewSequence) -> NewSequence:
         num_prompt_tokens=message.num_prompt_tokens,
         sampling=sampling_from_wire(message.sampling),
         block_ids=list(map(BlockId, message.block_ids)),
-        trace=trace_from_wire(message.trace),
+        trace=trace_from_wire(message.trace, received_ns),
     )
 
 

@@ -64,6 +64,9 @@ class FakeInference(inference_pb2_grpc.InferenceServicer):
         self.cache_requests: list[common_pb2.ManageCacheRequest] = []
         self.cache_events: list[common_pb2.ManageCacheEvent] = []
         """What ManageCache answers, to whatever is asked."""
+        self.reports: list[inference_pb2.GetReportResponse] = []
+        """What ListReports answers, and GetReport for their ids."""
+        self.report_lists: list[inference_pb2.ListReportsRequest] = []
         self.tier_note = "the directory is on the moon"
         self.ended_by_client = threading.Event()
         """A call ended before its Finished: the client cancelled, or the deadline passed."""
@@ -153,6 +156,12 @@ class FakeInference(inference_pb2_grpc.InferenceServicer):
         return inference_pb2.GetReportResponse(
             report=common_pb2.RequestReport(request_id=request.request_id, queue_ns=7)
         )
+
+    def ListReports(
+        self, request: inference_pb2.ListReportsRequest, _context: Any
+    ) -> inference_pb2.ListReportsResponse:
+        self.report_lists.append(request)
+        return inference_pb2.ListReportsResponse(reports=self.reports)
 
     def GetStatus(self, _request: inference_pb2.GetStatusRequest, _context: Any) -> inference_pb2.GetStatusResponse:
         tier = common_pb2.TierStatus(

@@ -18,7 +18,8 @@ from kvstore.disk import DiskTier
 from kvstore.slab import HostSlab
 from services.common.config import ServiceConfig
 from services.common.server import ServiceHost
-from services.worker.engine_thread import LoadedEngine, LoadProgress, TierNews, WorkerFacts
+from services.common.telemetry import open_telemetry
+from services.worker.loaded_engine import LoadedEngine, LoadProgress, TierNews, WorkerFacts
 from services.worker.service import SERVICE_NAME, WorkerService
 from services.worker.tiers import Mover
 from tests.fakes.fake_worker import FakeWorker, extend_digest
@@ -172,7 +173,7 @@ class FakeWorkerService:
 
     def __init__(self, engine: FakeEngine, config: ServiceConfig) -> None:
         self.engine = engine
-        self.host = ServiceHost(SERVICE_NAME, config)
+        self.host = ServiceHost(SERVICE_NAME, config, telemetry=open_telemetry("worker", config))
         self.service = WorkerService(self.host, engine.load)
         self._running: asyncio.Task[None] | None = None
 

@@ -13,6 +13,7 @@ import grpc
 from services.common.channel import FRONT_DOOR_OPTIONS
 from services.common.config import ServiceConfig
 from services.common.server import DrainableService, ServiceHost
+from services.common.telemetry import open_telemetry
 from services.scheduler import service as scheduler_service
 from services.scheduler.config import SchedulerServiceConfig
 from services.scheduler.service import SchedulerService
@@ -76,16 +77,16 @@ def port_of(address: str) -> int:
 class Stack:
     """Starts and stops services in any order. Every service keeps its port when it is started again."""
 
-    def __init__(self, model_directory: Path, **tls: Any) -> None:
+    def __init__(self, model_directory: Path, **settings: Any) -> None:
         self.model_directory = model_directory
-        self.tls = tls
+        self.settings = settings
         self.workers: dict[str, FakeWorkerService] = {}
         self.schedulers: dict[str, RunningService] = {}
         self.tokenizers: dict[str, RunningService] = {}
         self.channels: list[grpc.aio.Channel] = []
 
     async def start_worker(self, engine: FakeEngine, port: int = 0) -> str:
-        worker = FakeWorkerService(engine, ServiceConfig(port=port, **self.tls))
+        worker = FakeWorkerService(engine, ServiceConfig(port=port, **self.settings))
         address = await worker.start()
         self.workers[address] = worker
         return address
@@ -94,9 +95,9 @@ class Stack:
         self, workers: list[str], *, port: int = 0, max_waiting: int = 64, worker_wait_s: float = 10.0
     ) -> str:
         config = SchedulerServiceConfig(
-            workers=tuple(workers), port=port, max_waiting=max_waiting, worker_wait_s=worker_wait_s, **self.tls
+            workers=tuple(workers), port=port, max_waiting=max_waiting, worker_wait_s=worker_wait_s, **self.settings
         )
-        host = ServiceHost(scheduler_service.SERVICE_NAME, config)
+        host = ServiceHost(scheduler_service.SERVICE_NAME, config, telemetry=open_telemetry("scheduler", config))
         running = RunningService(host, SchedulerService(host, config))
         address = await running.start()
         self.schedulers[address] = running
@@ -109,9 +110,11 @@ class Stack:
             scheduler=scheduler,
             port=port,
             max_concurrent=max_concurrent,
-            **self.tls,
+            **self.settings,
         )
-        host = ServiceHost(tokenizer_service.SERVICE_NAME, config, FRONT_DOOR_OPTIONS)
+        host = ServiceHost(
+            tokenizer_service.SERVICE_NAME, config, FRONT_DOOR_OPTIONS, open_telemetry("tokenizer", config)
+        )
         running = RunningService(host, TokenizerService(host, config))
         address = await running.start()
         self.tokenizers[address] = running
@@ -160,8 +163,8 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def running_stack(model_directory: Path, **tls: Any) -> AsyncIterator[Stack]:
-    stack = Stack(model_directory, **tls)
+async def running_stack(model_directory: Path, **settings: Any) -> AsyncIterator[Stack]:
+    stack = Stack(model_directory, **settings)
     try:
         yield stack
     finally:

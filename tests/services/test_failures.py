@@ -10,7 +10,7 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from services.scheduler.link import LinkState
+from services.scheduler.link_owner import LinkState
 from tests.fakes.worker_service import FakeEngine
 from tests.services.conftest import VOCAB_SIZE
 from tests.services.stack import Stack, eventually, port_of, running_stack

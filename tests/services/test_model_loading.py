@@ -7,7 +7,7 @@ import pytest
 
 from services.common.byte_size import ByteSize
 from services.worker.config import KvDtype, WorkerConfig
-from services.worker.engine_thread import LoadedEngine
+from services.worker.loaded_engine import LoadedEngine
 from services.worker.model_loading import load_engine
 from tests.checkpoints import make_checkpoint
 

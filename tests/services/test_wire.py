@@ -84,7 +84,7 @@ def test_a_plan_survives_the_wire(
     work = Work(columns[0], columns[1], columns[2], columns[3], columns[4], list(map(BlockId, blocks)))
     plan = StepPlan(StepId(9), [SeqSlot(1), SeqSlot(2)], [sequence], work)
     data = plan_to_wire(plan, lambda engine_id: engine_id).SerializeToString()
-    assert plan_from_wire(execution_pb2.PlanMessage.FromString(data).plan) == plan
+    assert plan_from_wire(execution_pb2.PlanMessage.FromString(data).plan, 0) == plan
 
 
 @given(id_lists, logprob_columns())

@@ -11,6 +11,7 @@ from engine.scheduling.plan import StepPlan, StepResult
 from engine.scheduling.request import Event, Finished, FinishReason, Refused, Request, Started, TokenEvent
 from engine.scheduling.scheduler import Scheduler
 from tests.fakes.fake_worker import FakeWorker, expected_output
+from tests.unit.timelines import assert_accounted_for
 
 NAMESPACE = bytes(32)
 VOCAB_SIZE = 50_000
@@ -135,7 +136,12 @@ class Harness:
 
     def _look(self) -> None:
         self.scheduler.check_integrity()
-        self.events += self.scheduler.take_events()
+        events = self.scheduler.take_events()
+        self.events += events
+        for event in events:
+            if isinstance(event, Refused) or (isinstance(event, Finished) and event.times is not None):
+                assert event.times is not None
+                assert_accounted_for(event.times)
 
 
 def step_id(number: int) -> StepId:

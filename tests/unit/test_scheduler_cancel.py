@@ -113,7 +113,7 @@ def test_slots_void_on_the_worker_refuse_their_requests_and_no_others() -> None:
     assert plan is not None
     slots = {new.request_id: new.slot for new in plan.new_sequences}
     error = InferError("the sampler broke")
-    harness.scheduler.void_slots([slots["a"], slots["b"]], error)
+    harness.scheduler.void_slots([slots["a"], slots["b"]], error, harness.now_ns)
     harness.run()
     assert [event.error for name in "ab" for event in harness.refused(name)] == [error, error]
     assert not harness.tokens("a")
@@ -128,13 +128,13 @@ def test_a_fault_of_an_earlier_step_does_not_hit_the_slots_next_owner() -> None:
     harness.cancel("a")
     request = harness.submit("b", 5)
     harness.plan()
-    harness.scheduler.void_slots([SeqSlot(0)], InferError("broken"), step_id(1))
+    harness.scheduler.void_slots([SeqSlot(0)], InferError("broken"), harness.now_ns, step_id(1))
     harness.run()
     harness.assert_as_undisturbed(request)
     harness.submit("c", 5)
     plan = harness.plan()
     assert plan is not None
-    harness.scheduler.void_slots([SeqSlot(0)], InferError("broken"), plan.step_id)
+    harness.scheduler.void_slots([SeqSlot(0)], InferError("broken"), harness.now_ns, plan.step_id)
     harness.run()
     assert len(harness.refused("c")) == 1
 
@@ -144,7 +144,7 @@ def test_a_step_may_leave_out_the_slots_that_were_void() -> None:
     other = harness.submit("other", 5)
     harness.submit("a", 5)
     harness.plan()
-    harness.scheduler.void_slots([SeqSlot(1)], InferError("broken"))
+    harness.scheduler.void_slots([SeqSlot(1)], InferError("broken"), harness.now_ns)
     result = harness.results.popleft()
     harness.results.append(StepResult(result.step_id, result.slots[:1], result.token_ids[:1]))
     harness.run()

@@ -19,6 +19,7 @@ from engine.scheduling.plan import StepPlan, StepResult
 from engine.scheduling.request import Event, Finished, FinishReason, PromptScored, Refused, Request, Started, TokenEvent
 from engine.scheduling.scheduler import Scheduler
 from tests.fakes.fake_worker import FakeWorker, expected_output
+from tests.unit.timelines import assert_accounted_for
 
 VOCAB_SIZE = 24
 STOP_TOKEN = 7
@@ -114,8 +115,11 @@ class Expectation:
                     assert event.stop_token_id == (whole[-1] if is_stop else None)
                 assert (event.times is not None) == (not self.open)
                 self.is_over = not self.open
+                if event.times is not None:
+                    assert_accounted_for(event.times)
             case Refused():
                 self.is_over = True
+                assert_accounted_for(event.times)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -267,7 +271,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         plan = self.plans[0]
         slot: SeqSlot = data.draw(st.sampled_from(plan.work.slots))
-        self.scheduler.void_slots([slot], WorkerLost("this row failed"), plan.step_id)
+        self.scheduler.void_slots([slot], WorkerLost("this row failed"), self.now_ns, plan.step_id)
         result = self.results[0]
         if slot in result.slots:
             row = result.slots.index(slot)

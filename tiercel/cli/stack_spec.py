@@ -45,6 +45,7 @@ class StackSpec:
     config: Path | None = None
     ready_file: Path | None = None
     log_dir: Path | None = None
+    otlp: str | None = None
     is_private: bool = False
     """Started by another command for itself: leaves no record for others to find."""
 
@@ -61,6 +62,7 @@ class StackSpec:
             *_flag("--config", self.config),
             *_flag("--ready-file", self.ready_file),
             *_flag("--log-dir", self.log_dir),
+            *_flag("--otlp", self.otlp),
         ]
         return [*flags, "--private"] if self.is_private else flags
 
@@ -113,6 +115,11 @@ class StackPlan:
         """After this long a service that was told to stop is killed. Longer than it gives itself."""
         return float(self.tables.get(role, {}).get("drain_timeout_s", DEFAULT_DRAIN_S)) + 10.0
 
+    def metrics_flags(self, role: Role, index: int) -> list[str]:
+        """Of the service that is number `index` of its role, where the file gives a port for all of them."""
+        port = self.tables.get(role, {}).get("metrics_port")
+        return ["--metrics-port", str(port + index)] if index and isinstance(port, int) and port else []
+
     def worker_command(self, port: int) -> list[str]:
         threads = []
         if self.spec.num_workers > 1 and "threads" not in self.tables.get(Role.WORKER, {}):
@@ -123,14 +130,14 @@ class StackPlan:
             *self._model_flags(Role.WORKER),
             *self.spec._worker_flags(),
             *threads,
-            *_flag("--config", self.spec.config),
+            *self._shared_flags(),
         ]
 
     def scheduler_command(self, port: int, workers: list[str]) -> list[str]:
         return [
             *_module(Role.SCHEDULER, LOOPBACK, port),
             *("--workers", ",".join(workers)),
-            *_flag("--config", self.spec.config),
+            *self._shared_flags(),
         ]
 
     def tokenizer_command(self, port: int, scheduler: str) -> list[str]:
@@ -138,8 +145,11 @@ class StackPlan:
             *_module(Role.TOKENIZER, self.host, port),
             *("--scheduler", scheduler),
             *self._model_flags(Role.TOKENIZER),
-            *_flag("--config", self.spec.config),
+            *self._shared_flags(),
         ]
+
+    def _shared_flags(self) -> list[str]:
+        return [*_flag("--config", self.spec.config), *_flag("--otlp", self.spec.otlp)]
 
     def _model_flags(self, role: Role) -> list[str]:
         if self.spec.model is None and "model" in self.tables.get(role, {}):

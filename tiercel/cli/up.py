@@ -15,6 +15,7 @@ from tiercel.cli.progress import PipeReporter, Reporter, StackEvent, Step, repor
 from tiercel.cli.stack_spec import StackPlan, StackSpec, plan_stack
 from tiercel.cli.supervisor import Supervisor
 from tiercel.cli.values import ByteSize
+from tiercel.otlp import Signal, otlp_target
 
 _COUNT = click.IntRange(min=1)
 
@@ -46,9 +47,12 @@ _COUNT = click.IntRange(min=1)
 @click.option("--max-seqs", type=_COUNT, help="Sequences that run at once.")
 @click.option("--max-model-len", type=click.IntRange(min=2), help="Tokens of prompt and output together.")
 @click.option(
-    "--config", type=click.Path(path_type=Path), help="TOML file with [tokenizer], [scheduler], [worker], [tls]."
+    "--config",
+    type=click.Path(path_type=Path),
+    help="TOML file with [tokenizer], [scheduler], [worker], [tls], [telemetry].",
 )
 @click.option("--ready-file", type=click.Path(path_type=Path), help="JSON file to write when the stack is ready.")
+@click.option("--otlp", metavar="ENDPOINT", help="OpenTelemetry collector that traces and metrics go to.")
 @click.option("--log-dir", type=click.Path(path_type=Path), help="Folder for the services' logs.")
 @click.option("--detach", is_flag=True, help="Return when the stack is ready and leave it running.")
 @click.option("--private", "is_private", is_flag=True, hidden=True)
@@ -91,6 +95,7 @@ async def _supervise(plan: StackPlan, log_dir: Path, reporter: Reporter) -> int:
 def _check(spec: StackSpec) -> None:
     """What can be told before anything is started; the rest is told by the services."""
     plan = plan_stack(spec)
+    _refuse_bad_telemetry(spec.otlp)
     if spec.ready_file is not None:
         if not spec.ready_file.parent.is_dir():
             raise CommandFailed(f"--ready-file: there is no folder {spec.ready_file.parent}", EXIT_USAGE)
@@ -99,6 +104,14 @@ def _check(spec: StackSpec) -> None:
     if plan.port:
         for port in range(plan.port, plan.port + spec.num_tokenizers):
             _refuse_taken(plan.host, port)
+
+
+def _refuse_bad_telemetry(endpoint: str | None) -> None:
+    try:
+        for signal in Signal:
+            otlp_target(signal, endpoint, os.environ)
+    except ValueError as error:
+        raise CommandFailed(str(error), EXIT_USAGE) from None
 
 
 def _refuse_taken(host: str, port: int) -> None:

@@ -19,12 +19,14 @@ FINISH_REASON_LENGTH: FinishReason
 FINISH_REASON_CANCELLED: FinishReason
 
 class TraceContext(_message.Message):
-    __slots__ = ("traceparent", "tracestate")
+    __slots__ = ("traceparent", "tracestate", "sent_unix_ns")
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     TRACESTATE_FIELD_NUMBER: _ClassVar[int]
+    SENT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     traceparent: str
     tracestate: str
-    def __init__(self, traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
+    sent_unix_ns: int
+    def __init__(self, traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., sent_unix_ns: _Optional[int] = ...) -> None: ...
 
 class CachedTokens(_message.Message):
     __slots__ = ("device", "host", "disk")
@@ -47,7 +49,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_tokens: _Optional[_Union[CachedTokens, _Mapping]] = ...) -> None: ...
 
 class RequestReport(_message.Message):
-    __slots__ = ("request_id", "queue_ns", "prefill_ns", "decode_ns", "ttft_ns", "e2e_ns", "tokenize_ns", "preemptions", "prefill_chunks", "worker", "received_unix_ns", "fetch_ns", "load_ns")
+    __slots__ = ("request_id", "queue_ns", "prefill_ns", "decode_ns", "ttft_ns", "e2e_ns", "tokenize_ns", "preemptions", "prefill_chunks", "worker", "received_unix_ns", "fetch_ns", "load_ns", "lookup_ns", "schedule_ns", "transit_ns", "detokenize_ns", "trace_id", "error", "error_message", "phases", "preemption_events", "model", "queue_ahead")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
     PREFILL_NS_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +63,17 @@ class RequestReport(_message.Message):
     RECEIVED_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     FETCH_NS_FIELD_NUMBER: _ClassVar[int]
     LOAD_NS_FIELD_NUMBER: _ClassVar[int]
+    LOOKUP_NS_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_NS_FIELD_NUMBER: _ClassVar[int]
+    TRANSIT_NS_FIELD_NUMBER: _ClassVar[int]
+    DETOKENIZE_NS_FIELD_NUMBER: _ClassVar[int]
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    PHASES_FIELD_NUMBER: _ClassVar[int]
+    PREEMPTION_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_AHEAD_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     queue_ns: int
     prefill_ns: int
@@ -74,7 +87,58 @@ class RequestReport(_message.Message):
     received_unix_ns: int
     fetch_ns: int
     load_ns: int
-    def __init__(self, request_id: _Optional[str] = ..., queue_ns: _Optional[int] = ..., prefill_ns: _Optional[int] = ..., decode_ns: _Optional[int] = ..., ttft_ns: _Optional[int] = ..., e2e_ns: _Optional[int] = ..., tokenize_ns: _Optional[int] = ..., preemptions: _Optional[int] = ..., prefill_chunks: _Optional[int] = ..., worker: _Optional[str] = ..., received_unix_ns: _Optional[int] = ..., fetch_ns: _Optional[int] = ..., load_ns: _Optional[int] = ...) -> None: ...
+    lookup_ns: int
+    schedule_ns: int
+    transit_ns: int
+    detokenize_ns: int
+    trace_id: str
+    error: str
+    error_message: str
+    phases: _containers.RepeatedCompositeFieldContainer[ReportPhase]
+    preemption_events: _containers.RepeatedCompositeFieldContainer[ReportPreemption]
+    model: str
+    queue_ahead: int
+    def __init__(self, request_id: _Optional[str] = ..., queue_ns: _Optional[int] = ..., prefill_ns: _Optional[int] = ..., decode_ns: _Optional[int] = ..., ttft_ns: _Optional[int] = ..., e2e_ns: _Optional[int] = ..., tokenize_ns: _Optional[int] = ..., preemptions: _Optional[int] = ..., prefill_chunks: _Optional[int] = ..., worker: _Optional[str] = ..., received_unix_ns: _Optional[int] = ..., fetch_ns: _Optional[int] = ..., load_ns: _Optional[int] = ..., lookup_ns: _Optional[int] = ..., schedule_ns: _Optional[int] = ..., transit_ns: _Optional[int] = ..., detokenize_ns: _Optional[int] = ..., trace_id: _Optional[str] = ..., error: _Optional[str] = ..., error_message: _Optional[str] = ..., phases: _Optional[_Iterable[_Union[ReportPhase, _Mapping]]] = ..., preemption_events: _Optional[_Iterable[_Union[ReportPreemption, _Mapping]]] = ..., model: _Optional[str] = ..., queue_ahead: _Optional[int] = ...) -> None: ...
+
+class ReportPhase(_message.Message):
+    __slots__ = ("name", "start_ns", "duration_ns", "choice", "number", "first_token", "tokens", "compute_ns", "blocks", "wanted_blocks", "bytes", "copy_ns", "is_abandoned")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    START_NS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_NS_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_NS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    WANTED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    COPY_NS_FIELD_NUMBER: _ClassVar[int]
+    IS_ABANDONED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    start_ns: int
+    duration_ns: int
+    choice: int
+    number: int
+    first_token: int
+    tokens: int
+    compute_ns: int
+    blocks: int
+    wanted_blocks: int
+    bytes: int
+    copy_ns: int
+    is_abandoned: bool
+    def __init__(self, name: _Optional[str] = ..., start_ns: _Optional[int] = ..., duration_ns: _Optional[int] = ..., choice: _Optional[int] = ..., number: _Optional[int] = ..., first_token: _Optional[int] = ..., tokens: _Optional[int] = ..., compute_ns: _Optional[int] = ..., blocks: _Optional[int] = ..., wanted_blocks: _Optional[int] = ..., bytes: _Optional[int] = ..., copy_ns: _Optional[int] = ..., is_abandoned: _Optional[bool] = ...) -> None: ...
+
+class ReportPreemption(_message.Message):
+    __slots__ = ("choice", "at_ns", "computed_tokens")
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    AT_NS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    choice: int
+    at_ns: int
+    computed_tokens: int
+    def __init__(self, choice: _Optional[int] = ..., at_ns: _Optional[int] = ..., computed_tokens: _Optional[int] = ...) -> None: ...
 
 class LogprobColumns(_message.Message):
     __slots__ = ("token_ids", "logprobs", "ranks", "num_top", "top_token_ids", "top_logprobs")

@@ -139,7 +139,7 @@ class Transfers(_message.Message):
     def __init__(self, transfers: _Optional[_Iterable[_Union[Transfer, _Mapping]]] = ...) -> None: ...
 
 class Transfer(_message.Message):
-    __slots__ = ("transfer_id", "kind", "keys", "block_ids", "host_slots", "depths", "tenant", "timeout_ns")
+    __slots__ = ("transfer_id", "kind", "keys", "block_ids", "host_slots", "depths", "tenant", "timeout_ns", "trace")
     TRANSFER_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
@@ -148,6 +148,7 @@ class Transfer(_message.Message):
     DEPTHS_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_NS_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
     transfer_id: int
     kind: TransferKind
     keys: bytes
@@ -156,7 +157,8 @@ class Transfer(_message.Message):
     depths: _containers.RepeatedScalarFieldContainer[int]
     tenant: str
     timeout_ns: int
-    def __init__(self, transfer_id: _Optional[int] = ..., kind: _Optional[_Union[TransferKind, str]] = ..., keys: _Optional[bytes] = ..., block_ids: _Optional[_Iterable[int]] = ..., host_slots: _Optional[_Iterable[int]] = ..., depths: _Optional[_Iterable[int]] = ..., tenant: _Optional[str] = ..., timeout_ns: _Optional[int] = ...) -> None: ...
+    trace: _common_pb2.TraceContext
+    def __init__(self, transfer_id: _Optional[int] = ..., kind: _Optional[_Union[TransferKind, str]] = ..., keys: _Optional[bytes] = ..., block_ids: _Optional[_Iterable[int]] = ..., host_slots: _Optional[_Iterable[int]] = ..., depths: _Optional[_Iterable[int]] = ..., tenant: _Optional[str] = ..., timeout_ns: _Optional[int] = ..., trace: _Optional[_Union[_common_pb2.TraceContext, _Mapping]] = ...) -> None: ...
 
 class TransferResult(_message.Message):
     __slots__ = ("transfer_id", "num_done", "failure", "num_bytes", "wait_ns", "copy_ns")

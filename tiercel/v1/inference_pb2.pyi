@@ -1,11 +1,21 @@
 from tiercel.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class ReportOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REPORT_ORDER_UNSPECIFIED: _ClassVar[ReportOrder]
+    REPORT_ORDER_LATEST: _ClassVar[ReportOrder]
+    REPORT_ORDER_SLOWEST: _ClassVar[ReportOrder]
+REPORT_ORDER_UNSPECIFIED: ReportOrder
+REPORT_ORDER_LATEST: ReportOrder
+REPORT_ORDER_SLOWEST: ReportOrder
 
 class ChatMessage(_message.Message):
     __slots__ = ("role", "content")
@@ -241,6 +251,20 @@ class GetReportResponse(_message.Message):
     report: _common_pb2.RequestReport
     usage: _common_pb2.Usage
     def __init__(self, report: _Optional[_Union[_common_pb2.RequestReport, _Mapping]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ...) -> None: ...
+
+class ListReportsRequest(_message.Message):
+    __slots__ = ("order", "limit")
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    order: ReportOrder
+    limit: int
+    def __init__(self, order: _Optional[_Union[ReportOrder, str]] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ListReportsResponse(_message.Message):
+    __slots__ = ("reports",)
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    reports: _containers.RepeatedCompositeFieldContainer[GetReportResponse]
+    def __init__(self, reports: _Optional[_Iterable[_Union[GetReportResponse, _Mapping]]] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ()

@@ -60,6 +60,11 @@ class InferenceStub:
                 request_serializer=tiercel_dot_v1_dot_inference__pb2.GetReportRequest.SerializeToString,
                 response_deserializer=tiercel_dot_v1_dot_inference__pb2.GetReportResponse.FromString,
                 _registered_method=True)
+        self.ListReports = channel.unary_unary(
+                '/tiercel.v1.Inference/ListReports',
+                request_serializer=tiercel_dot_v1_dot_inference__pb2.ListReportsRequest.SerializeToString,
+                response_deserializer=tiercel_dot_v1_dot_inference__pb2.ListReportsResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/tiercel.v1.Inference/GetStatus',
                 request_serializer=tiercel_dot_v1_dot_inference__pb2.GetStatusRequest.SerializeToString,
@@ -103,8 +108,14 @@ class InferenceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetReport(self, request, context):
-        """The report of a finished request, while it is still remembered; NOT_FOUND afterwards.
+        """The report of a request that has ended, while it is still remembered; NOT_FOUND afterwards.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReports(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -148,6 +159,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.GetReport,
                     request_deserializer=tiercel_dot_v1_dot_inference__pb2.GetReportRequest.FromString,
                     response_serializer=tiercel_dot_v1_dot_inference__pb2.GetReportResponse.SerializeToString,
+            ),
+            'ListReports': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReports,
+                    request_deserializer=tiercel_dot_v1_dot_inference__pb2.ListReportsRequest.FromString,
+                    response_serializer=tiercel_dot_v1_dot_inference__pb2.ListReportsResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -295,6 +311,33 @@ class Inference:
             '/tiercel.v1.Inference/GetReport',
             tiercel_dot_v1_dot_inference__pb2.GetReportRequest.SerializeToString,
             tiercel_dot_v1_dot_inference__pb2.GetReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tiercel.v1.Inference/ListReports',
+            tiercel_dot_v1_dot_inference__pb2.ListReportsRequest.SerializeToString,
+            tiercel_dot_v1_dot_inference__pb2.ListReportsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,7 +41,8 @@ class InferenceStub:
     Detokenize: _grpc.UnaryUnaryMultiCallable[_inference_pb2.DetokenizeRequest, _inference_pb2.DetokenizeResponse]
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
     GetReport: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetReportRequest, _inference_pb2.GetReportResponse]
-    """The report of a finished request, while it is still remembered; NOT_FOUND afterwards."""
+    """The report of a request that has ended, while it is still remembered; NOT_FOUND afterwards."""
+    ListReports: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListReportsRequest, _inference_pb2.ListReportsResponse]
     GetStatus: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetStatusRequest, _inference_pb2.GetStatusResponse]
     ManageCache: _grpc.UnaryStreamMultiCallable[_common_pb2.ManageCacheRequest, _common_pb2.ManageCacheEvent]
 
@@ -57,7 +58,8 @@ class InferenceAsyncStub(InferenceStub):
     Detokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.DetokenizeRequest, _inference_pb2.DetokenizeResponse]  # type: ignore[assignment]
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]  # type: ignore[assignment]
     GetReport: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetReportRequest, _inference_pb2.GetReportResponse]  # type: ignore[assignment]
-    """The report of a finished request, while it is still remembered; NOT_FOUND afterwards."""
+    """The report of a request that has ended, while it is still remembered; NOT_FOUND afterwards."""
+    ListReports: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListReportsRequest, _inference_pb2.ListReportsResponse]  # type: ignore[assignment]
     GetStatus: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetStatusRequest, _inference_pb2.GetStatusResponse]  # type: ignore[assignment]
     ManageCache: _aio.UnaryStreamMultiCallable[_common_pb2.ManageCacheRequest, _common_pb2.ManageCacheEvent]  # type: ignore[assignment]
 
@@ -100,7 +102,14 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.GetReportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.GetReportResponse, _abc.Awaitable[_inference_pb2.GetReportResponse]]:
-        """The report of a finished request, while it is still remembered; NOT_FOUND afterwards."""
+        """The report of a request that has ended, while it is still remembered; NOT_FOUND afterwards."""
+
+    @_abc_1.abstractmethod
+    def ListReports(
+        self,
+        request: _inference_pb2.ListReportsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.ListReportsResponse, _abc.Awaitable[_inference_pb2.ListReportsResponse]]: ...
 
     @_abc_1.abstractmethod
     def GetStatus(

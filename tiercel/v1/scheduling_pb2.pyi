@@ -138,16 +138,18 @@ class Finish(_message.Message):
     def __init__(self, handle: _Optional[int] = ..., index: _Optional[int] = ..., reason: _Optional[_Union[_common_pb2.FinishReason, str]] = ..., stop_token_id: _Optional[int] = ..., report: _Optional[_Union[_common_pb2.RequestReport, _Mapping]] = ...) -> None: ...
 
 class Refusal(_message.Message):
-    __slots__ = ("handle", "kind", "message", "retry_after_ns")
+    __slots__ = ("handle", "kind", "message", "retry_after_ns", "report")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_NS_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
     handle: int
     kind: str
     message: str
     retry_after_ns: int
-    def __init__(self, handle: _Optional[int] = ..., kind: _Optional[str] = ..., message: _Optional[str] = ..., retry_after_ns: _Optional[int] = ...) -> None: ...
+    report: _common_pb2.RequestReport
+    def __init__(self, handle: _Optional[int] = ..., kind: _Optional[str] = ..., message: _Optional[str] = ..., retry_after_ns: _Optional[int] = ..., report: _Optional[_Union[_common_pb2.RequestReport, _Mapping]] = ...) -> None: ...
 
 class GetSchedulerStatusRequest(_message.Message):
     __slots__ = ()
