@@ -6,20 +6,18 @@ become 32), hence the anonymous mapping that is registered with CUDA as it is.
 
 import mmap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from kvstore.errors import HostMemoryError, TierConfigError
+from kvstore.host_memory import available_bytes
 
 Progress = Callable[[int, int], None]
 """Bytes done, bytes in all."""
 
 _PIECE_BYTES = 256 << 20
 _cuda: Any = torch.cuda  # its functions have no annotations
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 class HostSlab:
@@ -94,10 +92,7 @@ class HostSlab:
 
 def _require_memory(num_bytes: int) -> None:
     """Refuse what is not there: the kernel would grant it now and kill the process when it is touched."""
-    available = psutil.virtual_memory().available
-    limit = _cgroup_room()
-    if limit is not None:
-        available = min(available, limit)
+    available = available_bytes()
     if num_bytes > available:
         raise _no_memory(num_bytes, f"{available / 2**30:.2f} GiB are available")
 
@@ -106,17 +101,3 @@ def _no_memory(num_bytes: int, reason: str) -> HostMemoryError:
     return HostMemoryError(
         f"The host tier cannot have {num_bytes / 2**30:.2f} GiB: {reason}. Make it smaller, or 0 to go without"
     )
-
-
-def _cgroup_room() -> int | None:
-    """Bytes that the control group still allows, its page cache counted as free; None where there is no limit."""
-    try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        if limit == "max":
-            return None
-        current = int((_CGROUP / "memory.current").read_text())
-        lines = (_CGROUP / "memory.stat").read_text().splitlines()
-    except OSError:
-        return None  # no control groups of version 2 here
-    file_bytes = next((int(line.split()[1]) for line in lines if line.startswith("file ")), 0)
-    return int(limit) - current + file_bytes

@@ -4,36 +4,44 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+DESELECTED = pytest.StashKey[dict[str, str]]()
+OPT_IN = {"docker": "--with-docker", "helm": "--with-helm", "prometheus": "--with-prometheus"}
+"""Marks of tests that need more than a checkout: deselected, and said so, unless their option is given."""
 
 # A shell that starts a job in the background lets it ignore SIGINT, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_LEFT_OUT = pytest.StashKey[list[str]]()
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--with-docker", action="store_true", help="also run the tests that need a Docker engine")
+    parser.addoption("--with-helm", action="store_true", help="also run the tests that need Helm's library")
     parser.addoption(
         "--with-prometheus",
         action="store_true",
         help="also run the tests that need Prometheus (Debian: apt-get install prometheus)",
     )
+    parser.addoption("--torch-wheels", type=Path, help="folder with a CPU wheel of torch, instead of the public index")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--with-prometheus"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("prometheus") is not None]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        config.stash[_LEFT_OUT] = [item.nodeid for item in left_out]
-        items[:] = [item for item in items if item not in left_out]
+    deselected: dict[pytest.Item, str] = {}
+    for item in items:
+        for mark, option in OPT_IN.items():
+            if item.get_closest_marker(mark) and not config.getoption(option):
+                deselected[item] = option
+    if deselected:
+        items[:] = [item for item in items if item not in deselected]
+        config.hook.pytest_deselected(items=list(deselected))
+        config.stash[DESELECTED] = {item.nodeid.partition("[")[0]: option for item, option in deselected.items()}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for name in config.stash.get(_LEFT_OUT, []):
-        terminalreporter.write_line(f"DESELECTED {name}: needs --with-prometheus")
+    for name, option in config.stash.get(DESELECTED, {}).items():
+        terminalreporter.write_line(f"deselected without {option}: {name}")
 
 
 @pytest.fixture(scope="session", autouse=True)

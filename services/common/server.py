@@ -20,6 +20,7 @@ from services.common import logs
 from services.common.announce import Announcer
 from services.common.channel import INNER_SERVER_OPTIONS, ChannelOptions, server_credentials
 from services.common.config import ServiceConfig
+from services.common.health_names import LIVENESS
 from services.common.metrics import READY, UPTIME, Reading, ServiceMetrics
 from services.common.metrics_server import MetricsServer
 from services.common.telemetry import Telemetry
@@ -84,6 +85,7 @@ class ServiceHost:
     async def start(self) -> str:
         """Listen and answer health with NOT_SERVING. Returns the address with the real port; ConfigError if taken."""
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         names = (self._service_name, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self.server)

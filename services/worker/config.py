@@ -54,4 +54,6 @@ class WorkerConfig(ServiceConfig):
     max_batched_tokens: int = setting("Tokens that one step computes at most.", 2048, minimum=1)
     max_seqs: int = setting("Sequences that run at once.", 64, minimum=1)
     max_model_len: int | None = setting("Tokens of prompt and output together; default: the model's.", None, minimum=2)
-    threads: int | None = setting("Threads that torch computes with; default: one per core.", None, minimum=1)
+    threads: int | None = setting(
+        "Threads that torch computes with; default: one per core, within the CPU quota.", None, minimum=1
+    )

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import psutil
 import torch
 
 from engine.errors import ConfigError
@@ -10,10 +9,12 @@ from engine.execution.loading import LoadedModel, default_device_cache_bytes, lo
 from engine.execution.runner import ModelRunner
 from engine.models.fingerprint import namespace
 from kernels.attention.choice import choose_attention
+from kvstore.host_memory import available_bytes
 from kvstore.layout import BlockLayout
 from services.common import logs
 from services.common.model_path import CHECKPOINT_FILES, resolve_model
 from services.worker.config import Device, Dtype, KvDtype, WorkerConfig
+from services.worker.cores import usable_cores
 from services.worker.loaded_engine import LoadedEngine, LoadProgress, TierNews, WorkerFacts
 from services.worker.tiers import open_tiers
 
@@ -30,8 +31,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
     Raises ConfigError for whatever in the settings or the checkpoint is unusable.
     """
     device = _device(config.device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or min(torch.get_num_threads(), usable_cores()))
     path = resolve_model(config.model, config.served_model_name, CHECKPOINT_FILES)
     loaded = load_model(
         path.directory,
@@ -112,7 +112,7 @@ def _num_blocks(config: WorkerConfig, loaded: LoadedModel, layout: BlockLayout, 
     if size is None:
         cache_bytes = default_device_cache_bytes(
             device,
-            psutil.virtual_memory().available,
+            available_bytes(),
             min_bytes=per_sequence,
             max_bytes=per_sequence * config.max_seqs,
         )

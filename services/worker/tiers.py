@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 
 from kvstore.disk import DiskTier
@@ -14,6 +13,7 @@ from kvstore.disk_limit import ReadLimit
 from kvstore.disk_store import DiskStore
 from kvstore.errors import TierError
 from kvstore.executor import ExecutorLimits, TierExecutor
+from kvstore.host_memory import available_bytes
 from kvstore.slab import HostSlab
 from kvstore.transfer import Tier, TierEvents, TierFault, Transfer
 from services.common import logs
@@ -167,7 +167,7 @@ def _host_bytes(config: WorkerConfig, pool: torch.Tensor) -> int:
     """As much as the device's pool, within an eighth of the memory that is there."""
     if config.host_cache is not None:
         return config.host_cache
-    return min(pool.numel(), psutil.virtual_memory().available // 8, _MAX_DEFAULT_HOST_BYTES)
+    return min(pool.numel(), available_bytes() // 8, _MAX_DEFAULT_HOST_BYTES)
 
 
 def _disk_bytes(config: WorkerConfig, directory: Path) -> int:
