@@ -1,0 +1,18 @@
+#include "../kernels.h"
+#include "../isa.h"
+#include "ceilings.h"
+
+namespace tiercel::TIERCEL_ISA {
+
+#define TIERCEL_QUOTE(name) #name
+#define TIERCEL_NAME(name) TIERCEL_QUOTE(name)
+
+const Kernels& kernels() {
+    static const Kernels table = {
+        TIERCEL_NAME(TIERCEL_ISA),
+        measure_ceilings,
+    };
+    return table;
+}
+
+}  // namespace tiercel::TIERCEL_ISA

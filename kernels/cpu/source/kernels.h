@@ -1,0 +1,25 @@
+// What each instruction set implements: one table of functions, chosen once by dispatch.cpp.
+#pragma once
+
+#include <cstdint>
+
+namespace tiercel {
+
+struct CeilingsResult {
+    double read_bytes_per_s;     // streaming read, all threads
+    double copy_bytes_per_s;     // bytes copied, not bytes moved
+    double fp32_flops_per_s;     // fused multiply-add in registers
+    double bf16_flops_per_s;     // AMX tiles from L1; 0 without them
+    double int8_ops_per_s;       // AMX tiles from L1; 0 without them
+};
+
+struct Kernels {
+    const char* name;
+    void (*measure_ceilings)(int64_t bytes, CeilingsResult* result);
+};
+
+namespace avx2 { const Kernels& kernels(); }
+namespace avx512 { const Kernels& kernels(); }
+namespace amx { const Kernels& kernels(); }
+
+}  // namespace tiercel
