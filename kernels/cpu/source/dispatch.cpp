@@ -38,29 +38,41 @@ bool has_avx2() {
            (c & kF16c) != 0;
 }
 
-const Kernels* chosen = nullptr;
-
 }  // namespace
 }  // namespace tiercel
 
 #pragma GCC visibility push(default)
 extern "C" {
 
-// Choose an instruction set: "" for the best that the CPU has, else at most the named one. Null: it has none of ours.
-const char* tiercel_choose(const char* name) {
+// The table of an instruction set: "" for the best that the CPU has, else at most the named one. Null: it has none of
+// ours. The other functions take the table.
+const tiercel::Kernels* tiercel_choose(const char* name) {
     using namespace tiercel;
     __builtin_cpu_init();
     const bool any = name[0] == '\0';
     const int limit = any || !std::strcmp(name, "amx") ? 3 : !std::strcmp(name, "avx512") ? 2 : 1;
-    chosen = nullptr;
-    if (limit >= 3 && has_avx512() && has_amx()) chosen = &amx::kernels();
-    else if (limit >= 2 && has_avx512()) chosen = &avx512::kernels();
-    else if (has_avx2()) chosen = &avx2::kernels();
-    return chosen ? chosen->name : nullptr;
+    if (limit >= 3 && has_avx512() && has_amx()) return &amx::kernels();
+    if (limit >= 2 && has_avx512()) return &avx512::kernels();
+    return has_avx2() ? &avx2::kernels() : nullptr;
 }
 
-void tiercel_measure_ceilings(int64_t bytes, tiercel::CeilingsResult* result) {
-    tiercel::chosen->measure_ceilings(bytes, result);
+const char* tiercel_name(const tiercel::Kernels* kernels) { return kernels->name; }
+
+void tiercel_measure_ceilings(const tiercel::Kernels* kernels, int64_t bytes, tiercel::CeilingsResult* result) {
+    kernels->measure_ceilings(bytes, result);
+}
+
+void tiercel_decoder_forward(
+    const tiercel::Kernels* kernels, const tiercel::Decoder* model, const tiercel::PagedKv* kv,
+    const tiercel::AttnBatch* batch, tiercel::AttnWork* work, const tiercel::DecoderStep* step,
+    const tiercel::DecoderScratch* scratch) {
+    kernels->decoder_forward(*model, *kv, *batch, *work, *step, *scratch);
+}
+
+void tiercel_decoder_logits(
+    const tiercel::Kernels* kernels, const tiercel::Decoder* model, const float* hidden, int64_t num_rows,
+    uint16_t* normed, float* logits) {
+    kernels->decoder_logits(*model, hidden, num_rows, normed, logits);
 }
 
 }  // extern "C"

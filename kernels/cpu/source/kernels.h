@@ -3,6 +3,9 @@
 
 #include <cstdint>
 
+#include "decoder.h"
+#include "paged_kv.h"
+
 namespace tiercel {
 
 struct CeilingsResult {
@@ -13,9 +16,16 @@ struct CeilingsResult {
     double int8_ops_per_s;       // AMX tiles from L1; 0 without them
 };
 
+class AttnWork;
+
 struct Kernels {
     const char* name;
     void (*measure_ceilings)(int64_t bytes, CeilingsResult* result);
+    void (*decoder_forward)(
+        const Decoder& model, const PagedKv& kv, const AttnBatch& batch, AttnWork& work, const DecoderStep& step,
+        const DecoderScratch& scratch);
+    void (*decoder_logits)(
+        const Decoder& model, const float* hidden, int64_t num_rows, uint16_t* normed, float* logits);
 };
 
 namespace avx2 { const Kernels& kernels(); }

@@ -1,6 +1,7 @@
 #include "../kernels.h"
 #include "../isa.h"
 #include "ceilings.h"
+#include "decoder.h"
 
 namespace tiercel::TIERCEL_ISA {
 
@@ -11,6 +12,8 @@ const Kernels& kernels() {
     static const Kernels table = {
         TIERCEL_NAME(TIERCEL_ISA),
         measure_ceilings,
+        decoder_forward,
+        decoder_logits,
     };
     return table;
 }
