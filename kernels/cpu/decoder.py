@@ -12,7 +12,10 @@ import torch
 
 from kernels.attention.native import NativeAttention, NativePlan
 from kernels.cpu.library import CpuKernels
-from kernels.cpu.packing import interleave_gate_up, pack_bias, pack_weight, padded
+from kernels.cpu.packing import interleave_gate_up, pack_bias, pack_weight, padded, row_stride
+
+_BLOCK_TOKENS = 256
+"""Tokens that a thread computes together; `kBlockTokens` in `source/isa/decoder.cpp`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +98,8 @@ class _Decoder(ctypes.Structure):
 class _Scratch(ctypes.Structure):
     _fields_ = [
         ("qkv", ctypes.c_void_p),
-        ("normed", ctypes.c_void_p),
         ("attended", ctypes.c_void_p),
+        ("normed", ctypes.c_void_p),
         ("activated", ctypes.c_void_p),
     ]
 
@@ -150,7 +153,7 @@ class CpuDecoder:
         )
         self._scratch = _Scratch()
         self._buffers: list[torch.Tensor] = []
-        self._num_scratch_rows = 0
+        self._num_scratch_rows = self._num_scratch_threads = 0
 
     def hidden(
         self,
@@ -204,21 +207,25 @@ class CpuDecoder:
         return logits[:, : self._shape.vocab_size]
 
     def _reserve(self, num_rows: int) -> None:
-        rows = padded(num_rows)
-        if rows <= self._num_scratch_rows:
+        rows, num_threads = padded(num_rows), torch.get_num_threads()
+        if rows <= self._num_scratch_rows and num_threads <= self._num_scratch_threads:
             return
         shape = self._shape
         # Zeros, because the padding of a row is read, times weights that are zero.
-        attended = shape.num_heads * shape.head_dim
+        block_rows = _BLOCK_TOKENS * num_threads
         self._buffers = [
             torch.zeros(rows, self._layers[0].qkv.num_outputs, dtype=torch.float32),
             *(
-                torch.zeros(rows, padded(size), dtype=torch.bfloat16)
-                for size in (shape.hidden_size, attended, shape.intermediate_size)
+                torch.zeros(count, row_stride(size), dtype=torch.bfloat16)
+                for count, size in (
+                    (rows, shape.num_heads * shape.head_dim),
+                    (block_rows, shape.hidden_size),
+                    (block_rows, shape.intermediate_size),
+                )
             ),
         ]
         self._scratch = _Scratch(*(buffer.data_ptr() for buffer in self._buffers))
-        self._num_scratch_rows = rows
+        self._num_scratch_rows, self._num_scratch_threads = rows, num_threads
 
     def _layer(self, weights: LayerWeights) -> _Layer:
         gate_up = weights.gate_up

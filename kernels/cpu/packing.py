@@ -16,6 +16,11 @@ def padded(size: int) -> int:
     return -(-size // PANEL) * PANEL
 
 
+def row_stride(size: int) -> int:
+    """From one row of a product's other factor to the next, in elements."""
+    return padded(size) + PANEL
+
+
 def pack_weight(weight: torch.Tensor) -> torch.Tensor:
     """bfloat16 [padded outputs * padded inputs] of a weight [outputs, inputs]."""
     outputs, inputs = weight.shape

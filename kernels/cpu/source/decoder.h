@@ -42,12 +42,12 @@ struct Decoder {
     PackedLinear lm_head;
 };
 
-// Where the residual stream and what lies between the products are kept; rows are padded to 32.
+// What lies between the products. bf16 rows have the row stride of isa/gemm.h, with zeros between them.
 struct DecoderScratch {
-    float* qkv;          // [tokens, qkv outputs]
-    uint16_t* normed;    // [tokens, hidden padded to 32], the padding zero
-    uint16_t* attended;  // [tokens, heads * head_dim padded to 32], the padding zero
-    uint16_t* activated; // [tokens, intermediate padded to 32]
+    float* qkv;           // [tokens padded to 32, qkv outputs]
+    uint16_t* attended;   // [tokens padded to 32, heads * head_dim]
+    uint16_t* normed;     // [256 per thread, hidden]
+    uint16_t* activated;  // [256 per thread, intermediate]
 };
 
 struct DecoderStep {
@@ -56,7 +56,7 @@ struct DecoderStep {
     const int64_t* rope_rows;  // [tokens]: rows of the two tables below
     const float* cos;          // [rows, head_dim]
     const float* sin;          // [rows, head_dim], the first half negative
-    float* hidden;             // [tokens padded to 32, hidden]: the residual stream; the result
+    float* hidden;             // [tokens, hidden]: the residual stream; the result
 };
 
 }  // namespace tiercel

@@ -43,6 +43,15 @@ inline bf16 to_bf16(float x) {
     return static_cast<bf16>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+inline void widen(const bf16* x, int64_t size, float* y) {
+    int64_t i = 0;
+    for (; i + Vec::kLanes <= size; i += Vec::kLanes) Vec::load(x + i).store(y + i);
+    for (; i < size; ++i) {
+        const uint32_t bits = static_cast<uint32_t>(x[i]) << 16;
+        std::memcpy(y + i, &bits, 4);
+    }
+}
+
 // y = weight * x / rms(x) (arXiv:1910.07467).
 inline void rms_norm(const float* x, const float* weight, float eps, int64_t size, bf16* y) {
     const float factor = inverse_rms(x, size, eps);
@@ -80,7 +89,7 @@ inline void rotate(float* x, const float* cos, const float* sin, int64_t head_di
 inline void silu_mul(const float* gate, const float* up, bf16* y) {
     for (int i = 0; i < 16; i += Vec::kLanes) {
         const Vec g = Vec::load(gate + i);
-        (g / (Vec::of(1.0f) + exp(Vec::zero() - g)) * Vec::load(up + i)).store(y + i);
+        (g * reciprocal(Vec::of(1.0f) + exp(Vec::zero() - g)) * Vec::load(up + i)).store(y + i);
     }
 }
 
