@@ -5,8 +5,10 @@ torch's own operations use too, so the number that `torch.set_num_threads` sets 
 """
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Before the library: it shall find torch's OpenMP runtime, not bring a second one with threads of its own.
 import torch  # noqa: F401
@@ -51,19 +53,25 @@ class CpuKernels:
     def __init__(self, path: Path, isa: str) -> None:
         """Raises KernelsUnavailable where the CPU has none of `ISAS`; `isa` names the best to use, "" is any."""
         try:
-            self.functions = ctypes.CDLL(str(path))
+            self._library = ctypes.CDLL(str(path))
         except OSError as error:
             raise KernelsUnavailable(f"cannot load {path}: {error}") from error
-        self.functions.tiercel_choose.restype = ctypes.c_char_p
-        chosen = self.functions.tiercel_choose(isa.encode())
+        self._library.tiercel_choose.restype = ctypes.c_char_p
+        chosen = self._library.tiercel_choose(isa.encode())
         if chosen is None:
             raise KernelsUnavailable("this CPU has neither AVX2 with FMA nor AVX-512")
         self.isa: str = chosen.decode()
 
+    def function(self, name: str, *argument_types: type[Any]) -> Callable[..., None]:
+        """One of the library's functions that return nothing."""
+        function = self._library[name]
+        function.argtypes, function.restype = argument_types, None
+        return function
+
     def ceilings(self, num_bytes: int = 1 << 30) -> Ceilings:
         """Measure, within a second or two; `num_bytes` is the size of the memory that is streamed."""
         measured = _Ceilings()
-        self.functions.tiercel_measure_ceilings(ctypes.c_int64(num_bytes), ctypes.byref(measured))
+        self.function("tiercel_measure_ceilings", ctypes.c_int64, ctypes.c_void_p)(num_bytes, ctypes.byref(measured))
         return Ceilings(*(getattr(measured, field[0]) for field in _Ceilings._fields_))
 
 

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "attention_work.h"
+
 namespace tiercel {
 
 struct CeilingsResult {
@@ -16,6 +18,9 @@ struct CeilingsResult {
 struct Kernels {
     const char* name;
     void (*measure_ceilings)(int64_t bytes, CeilingsResult* result);
+    AttnShape (*attention_shape)(const PagedKv& kv, int64_t num_heads, bool exact);
+    void (*attention_layer)(const PagedKv& kv, int64_t layer, int64_t window, float scale, const AttnBatch& batch,
+                            AttnWork& work, const Heads& q, const Heads& k, const Heads& v, const Heads& out);
 };
 
 namespace avx2 { const Kernels& kernels(); }

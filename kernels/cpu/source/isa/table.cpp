@@ -1,5 +1,6 @@
 #include "../kernels.h"
 #include "../isa.h"
+#include "attention.h"
 #include "ceilings.h"
 
 namespace tiercel::TIERCEL_ISA {
@@ -11,6 +12,8 @@ const Kernels& kernels() {
     static const Kernels table = {
         TIERCEL_NAME(TIERCEL_ISA),
         measure_ceilings,
+        attention_shape,
+        attention_layer,
     };
     return table;
 }
