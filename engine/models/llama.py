@@ -104,6 +104,11 @@ class LlamaModel:
             else Linear(config.hidden_size, config.vocab_size, False, dtype, device)
         )
 
+    @property
+    def arithmetic(self) -> str:
+        """Whose operations compute the layers; results differ in their rounding."""
+        return "torch" if self._native is None else f"native-{self._native.isa}"
+
     def build_layer(self, config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device) -> LlamaLayer:
         return LlamaLayer(config, index, dtype, device)
 

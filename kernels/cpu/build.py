@@ -24,7 +24,7 @@ BUILT = Path(__file__).with_name("built")
 """Where an image or a package may put the library ahead of time."""
 
 _COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wextra")
+_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off", "-Wall", "-Wextra")
 _ISA_FLAGS = {
     "avx2": ("-march=x86-64-v3", "-DTIERCEL_ISA_AVX2"),
     "avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512", "-DTIERCEL_ISA_AVX512"),

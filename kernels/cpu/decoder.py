@@ -132,6 +132,7 @@ class CpuDecoder:
         self._logits = kernels.function(
             "tiercel_decoder_logits", *[ctypes.c_void_p] * 2, ctypes.c_int64, *[ctypes.c_void_p] * 2
         )
+        self.isa = kernels.isa
         self._shape = shape
         self._kept: list[torch.Tensor] = []
         """What the structures below point to."""

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
+#include "attention_work.h"
 #include "decoder.h"
-#include "paged_kv.h"
 
 namespace tiercel {
 
@@ -16,8 +16,6 @@ struct CeilingsResult {
     double int8_ops_per_s;       // AMX tiles from L1; 0 without them
 };
 
-class AttnWork;
-
 struct Kernels {
     const char* name;
     void (*measure_ceilings)(int64_t bytes, CeilingsResult* result);
@@ -26,6 +24,9 @@ struct Kernels {
         const DecoderScratch& scratch);
     void (*decoder_logits)(
         const Decoder& model, const float* hidden, int64_t num_rows, uint16_t* normed, float* logits);
+    AttnShape (*attention_shape)(const PagedKv& kv, int64_t num_heads, bool exact);
+    void (*attention_layer)(const PagedKv& kv, int64_t layer, int64_t window, float scale, const AttnBatch& batch,
+                            AttnWork& work, const Heads& q, const Heads& k, const Heads& v, const Heads& out);
 };
 
 namespace avx2 { const Kernels& kernels(); }

@@ -1,5 +1,6 @@
 #include "../kernels.h"
 #include "../isa.h"
+#include "attention.h"
 #include "ceilings.h"
 #include "decoder.h"
 
@@ -14,6 +15,8 @@ const Kernels& kernels() {
         measure_ceilings,
         decoder_forward,
         decoder_logits,
+        attention_shape,
+        attention_layer,
     };
     return table;
 }
