@@ -60,7 +60,13 @@ class InProcessEngine:
         max_model_tokens: int | None = None,
     ) -> None:
         if not isinstance(checkpoint, LoadedModel):
-            checkpoint = load_model(checkpoint, dtype=dtype, device=CPU, max_model_tokens=max_model_tokens)
+            checkpoint = load_model(
+                checkpoint,
+                dtype=dtype,
+                device=CPU,
+                max_model_tokens=max_model_tokens,
+                isa="" if setup.attention in (None, "cpu") else None,
+            )
         loaded, config = checkpoint, checkpoint.config
         kv_dtype = kv_dtype or loaded.model.dtype
         layout = BlockLayout(config.num_layers, config.num_kv_heads, config.head_dim, setup.block_size, kv_dtype)

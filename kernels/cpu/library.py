@@ -5,6 +5,7 @@ torch's own operations use too, so the number that `torch.set_num_threads` sets 
 """
 
 import ctypes
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class Ceilings:
 
 
 class CpuKernels:
-    """The loaded library with one instruction set chosen. One per process: the choice is the library's."""
+    """The loaded library with one instruction set chosen."""
 
     def __init__(self, path: Path, isa: str) -> None:
         """Raises KernelsUnavailable where the CPU has none of `ISAS`; `isa` names the best to use, "" is any."""
@@ -56,17 +57,19 @@ class CpuKernels:
             self._library = ctypes.CDLL(str(path))
         except OSError as error:
             raise KernelsUnavailable(f"cannot load {path}: {error}") from error
-        self._library.tiercel_choose.restype = ctypes.c_char_p
-        chosen = self._library.tiercel_choose(isa.encode())
-        if chosen is None:
+        choose, name = self._library["tiercel_choose"], self._library["tiercel_name"]
+        choose.argtypes, choose.restype = [ctypes.c_char_p], ctypes.c_void_p
+        name.argtypes, name.restype = [ctypes.c_void_p], ctypes.c_char_p
+        self._table: int | None = choose(isa.encode())
+        if self._table is None:
             raise KernelsUnavailable("this CPU has neither AVX2 with FMA nor AVX-512")
-        self.isa: str = chosen.decode()
+        self.isa: str = name(self._table).decode()
 
     def function(self, name: str, *argument_types: type[Any]) -> Callable[..., None]:
-        """One of the library's functions that return nothing."""
+        """One of the library's functions that return nothing, for the instruction set."""
         function = self._library[name]
-        function.argtypes, function.restype = argument_types, None
-        return function
+        function.argtypes, function.restype = [ctypes.c_void_p, *argument_types], None
+        return functools.partial(function, self._table)
 
     def ceilings(self, num_bytes: int = 1 << 30) -> Ceilings:
         """Measure, within a second or two; `num_bytes` is the size of the memory that is streamed."""

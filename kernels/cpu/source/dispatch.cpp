@@ -40,56 +40,72 @@ bool has_avx2() {
            (c & kF16c) != 0;
 }
 
-const Kernels* chosen = nullptr;
-
 }  // namespace
 }  // namespace tiercel
 
 #pragma GCC visibility push(default)
 extern "C" {
 
-// Choose an instruction set: "" for the best that the CPU has, else at most the named one. Null: it has none of ours.
-const char* tiercel_choose(const char* name) {
+// The table of an instruction set: "" for the best that the CPU has, else at most the named one. Null: it has none of
+// ours. The other functions take the table.
+const tiercel::Kernels* tiercel_choose(const char* name) {
     using namespace tiercel;
     __builtin_cpu_init();
     const bool any = name[0] == '\0';
     const int limit = any || !std::strcmp(name, "amx") ? 3 : !std::strcmp(name, "avx512") ? 2 : 1;
-    chosen = nullptr;
-    if (limit >= 3 && has_avx512() && has_amx()) chosen = &amx::kernels();
-    else if (limit >= 2 && has_avx512()) chosen = &avx512::kernels();
-    else if (has_avx2()) chosen = &avx2::kernels();
-    return chosen ? chosen->name : nullptr;
+    if (limit >= 3 && has_avx512() && has_amx()) return &amx::kernels();
+    if (limit >= 2 && has_avx512()) return &avx512::kernels();
+    return has_avx2() ? &avx2::kernels() : nullptr;
 }
 
-void tiercel_measure_ceilings(int64_t bytes, tiercel::CeilingsResult* result) {
-    tiercel::chosen->measure_ceilings(bytes, result);
+const char* tiercel_name(const tiercel::Kernels* kernels) { return kernels->name; }
+
+void tiercel_measure_ceilings(const tiercel::Kernels* kernels, int64_t bytes, tiercel::CeilingsResult* result) {
+    kernels->measure_ceilings(bytes, result);
+}
+
+void tiercel_decoder_forward(
+    const tiercel::Kernels* kernels, const tiercel::Decoder* model, const tiercel::PagedKv* kv,
+    const tiercel::AttnBatch* batch, tiercel::AttnWork* work, const tiercel::DecoderStep* step,
+    const tiercel::DecoderScratch* scratch) {
+    kernels->decoder_forward(*model, *kv, *batch, *work, *step, *scratch);
+}
+
+void tiercel_decoder_logits(
+    const tiercel::Kernels* kernels, const tiercel::Decoder* model, const float* hidden, int64_t num_rows,
+    uint16_t* normed, float* logits) {
+    kernels->decoder_logits(*model, hidden, num_rows, normed, logits);
 }
 
 // A work's owner uses it from one thread at a time, and frees it with the other function.
-tiercel::AttnWork* tiercel_attention_new() { return new (std::nothrow) tiercel::AttnWork; }
-void tiercel_attention_free(tiercel::AttnWork* work) { delete work; }
+void tiercel_attention_new(const tiercel::Kernels*, tiercel::AttnWork** work) {
+    *work = new (std::nothrow) tiercel::AttnWork;
+}
 
-// Prepare a step; `windows` are the distinct ones, 0 for none. Not 0: there is no memory.
-int32_t tiercel_attention_prepare(tiercel::AttnWork* work, const tiercel::PagedKv* kv, int64_t num_heads, int32_t exact,
-                                  const tiercel::AttnBatch* batch, const int64_t* windows, int64_t num_windows) {
+void tiercel_attention_free(const tiercel::Kernels*, tiercel::AttnWork* work) { delete work; }
+
+// `windows` are the distinct ones of the layers, 0 for none. Not `done`: there is no memory.
+void tiercel_attention_prepare(
+    const tiercel::Kernels* kernels, tiercel::AttnWork* work, const tiercel::PagedKv* kv, int64_t num_heads,
+    int32_t exact, const tiercel::AttnBatch* batch, const int64_t* windows, int64_t num_windows, int32_t* done) {
     try {
-        const tiercel::AttnShape shape = tiercel::chosen->attention_shape(*kv, num_heads, exact != 0);
+        const tiercel::AttnShape shape = kernels->attention_shape(*kv, num_heads, exact != 0);
         work->prepare(shape, *batch, windows, num_windows, omp_get_max_threads());
-        return 0;
+        *done = 1;
     } catch (const std::bad_alloc&) {
-        return 1;
+        *done = 0;
     }
 }
 
-// Store a layer's K and V and attend. `strides` are those of tokens and heads in q, k, v and out, in elements.
-void tiercel_attention_run(tiercel::AttnWork* work, const tiercel::PagedKv* kv, const tiercel::AttnBatch* batch,
-                           int64_t layer, int64_t window, float scale, int32_t element, void* q, void* k, void* v,
-                           void* out, const int64_t* strides) {
+// `strides` are those of tokens and heads in q, k, v and out, in elements.
+void tiercel_attention_layer(
+    const tiercel::Kernels* kernels, tiercel::AttnWork* work, const tiercel::PagedKv* kv,
+    const tiercel::AttnBatch* batch, int64_t layer, int64_t window, int32_t element, void* q, void* k, void* v,
+    void* out, const int64_t* strides) {
     const auto heads = [&](void* data, int i) {
         return tiercel::Heads{data, strides[2 * i], strides[2 * i + 1], static_cast<tiercel::Element>(element)};
     };
-    tiercel::chosen->attention_layer(*kv, layer, window, scale, *batch, *work, heads(q, 0), heads(k, 1), heads(v, 2),
-                                     heads(out, 3));
+    kernels->attention_layer(*kv, layer, window, *batch, *work, heads(q, 0), heads(k, 1), heads(v, 2), heads(out, 3));
 }
 
 }  // extern "C"

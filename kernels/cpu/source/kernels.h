@@ -4,6 +4,8 @@
 #include <cstdint>
 
 #include "attention_work.h"
+#include "decoder.h"
+#include "paged_kv.h"
 
 namespace tiercel {
 
@@ -18,8 +20,13 @@ struct CeilingsResult {
 struct Kernels {
     const char* name;
     void (*measure_ceilings)(int64_t bytes, CeilingsResult* result);
+    void (*decoder_forward)(
+        const Decoder& model, const PagedKv& kv, const AttnBatch& batch, AttnWork& work, const DecoderStep& step,
+        const DecoderScratch& scratch);
+    void (*decoder_logits)(
+        const Decoder& model, const float* hidden, int64_t num_rows, uint16_t* normed, float* logits);
     AttnShape (*attention_shape)(const PagedKv& kv, int64_t num_heads, bool exact);
-    void (*attention_layer)(const PagedKv& kv, int64_t layer, int64_t window, float scale, const AttnBatch& batch,
+    void (*attention_layer)(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch,
                             AttnWork& work, const Heads& q, const Heads& k, const Heads& v, const Heads& out);
 };
 

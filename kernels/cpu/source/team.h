@@ -21,7 +21,8 @@ struct alignas(64) TeamState {
 // A thread's view of its team. Lives within an OpenMP parallel region.
 class Team {
 public:
-    explicit Team(TeamState& state) : thread(omp_get_thread_num()), size(omp_get_num_threads()), state_(state) {}
+    explicit Team(TeamState& state) : Team(state, omp_get_thread_num(), omp_get_num_threads()) {}
+    Team(TeamState& state, int thread, int size) : thread(thread), size(size), state_(state) {}
 
     const int thread;
     const int size;

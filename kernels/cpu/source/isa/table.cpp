@@ -2,6 +2,7 @@
 #include "../isa.h"
 #include "attention.h"
 #include "ceilings.h"
+#include "decoder.h"
 
 namespace tiercel::TIERCEL_ISA {
 
@@ -12,6 +13,8 @@ const Kernels& kernels() {
     static const Kernels table = {
         TIERCEL_NAME(TIERCEL_ISA),
         measure_ceilings,
+        decoder_forward,
+        decoder_logits,
         attention_shape,
         attention_layer,
     };

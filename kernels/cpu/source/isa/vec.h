@@ -42,6 +42,7 @@ struct Vec {
     friend Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
     friend Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
     friend Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+    friend Vec reciprocal(Vec a) { return {_mm256_div_ps(_mm256_set1_ps(1.0f), a.v)}; }
     friend Vec round(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
     friend Vec abs(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
     // a * 2^n for an integral n such that the result is normal.
@@ -93,6 +94,11 @@ struct Vec {
     friend Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
     friend Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
     friend Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+    // Within 2^-23 or so: one step of Newton's method after the estimate, a third of the time of a division.
+    friend Vec reciprocal(Vec a) {
+        const __m512 estimate = _mm512_rcp14_ps(a.v);
+        return {_mm512_mul_ps(estimate, _mm512_fnmadd_ps(a.v, estimate, _mm512_set1_ps(2.0f)))};
+    }
     friend Vec round(Vec a) {
         return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
     }
