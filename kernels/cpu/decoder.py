@@ -187,7 +187,7 @@ class CpuDecoder:
             ctypes.byref(self._decoder),
             attention.pages,
             plan.batch,
-            plan.work,
+            attention.prepare(plan, self._shape.num_heads),
             ctypes.byref(step),
             ctypes.byref(self._scratch),
         )

@@ -78,30 +78,34 @@ void tiercel_decoder_logits(
 }
 
 // A work's owner uses it from one thread at a time, and frees it with the other function.
-tiercel::AttnWork* tiercel_attention_new() { return new (std::nothrow) tiercel::AttnWork; }
-void tiercel_attention_free(tiercel::AttnWork* work) { delete work; }
+void tiercel_attention_new(const tiercel::Kernels*, tiercel::AttnWork** work) {
+    *work = new (std::nothrow) tiercel::AttnWork;
+}
 
-// Prepare a step; `windows` are the distinct ones, 0 for none. Not 0: there is no memory.
-int32_t tiercel_attention_prepare(const tiercel::Kernels* kernels, tiercel::AttnWork* work, const tiercel::PagedKv* kv, int64_t num_heads, int32_t exact,
-                                  const tiercel::AttnBatch* batch, const int64_t* windows, int64_t num_windows) {
+void tiercel_attention_free(const tiercel::Kernels*, tiercel::AttnWork* work) { delete work; }
+
+// `windows` are the distinct ones of the layers, 0 for none. Not `done`: there is no memory.
+void tiercel_attention_prepare(
+    const tiercel::Kernels* kernels, tiercel::AttnWork* work, const tiercel::PagedKv* kv, int64_t num_heads,
+    int32_t exact, const tiercel::AttnBatch* batch, const int64_t* windows, int64_t num_windows, int32_t* done) {
     try {
         const tiercel::AttnShape shape = kernels->attention_shape(*kv, num_heads, exact != 0);
         work->prepare(shape, *batch, windows, num_windows, omp_get_max_threads());
-        return 0;
+        *done = 1;
     } catch (const std::bad_alloc&) {
-        return 1;
+        *done = 0;
     }
 }
 
-// Store a layer's K and V and attend. `strides` are those of tokens and heads in q, k, v and out, in elements.
-void tiercel_attention_run(const tiercel::Kernels* kernels, tiercel::AttnWork* work, const tiercel::PagedKv* kv, const tiercel::AttnBatch* batch,
-                           int64_t layer, int64_t window, float scale, int32_t element, void* q, void* k, void* v,
-                           void* out, const int64_t* strides) {
+// `strides` are those of tokens and heads in q, k, v and out, in elements.
+void tiercel_attention_layer(
+    const tiercel::Kernels* kernels, tiercel::AttnWork* work, const tiercel::PagedKv* kv,
+    const tiercel::AttnBatch* batch, int64_t layer, int64_t window, int32_t element, void* q, void* k, void* v,
+    void* out, const int64_t* strides) {
     const auto heads = [&](void* data, int i) {
         return tiercel::Heads{data, strides[2 * i], strides[2 * i + 1], static_cast<tiercel::Element>(element)};
     };
-    kernels->attention_layer(*kv, layer, window, scale, *batch, *work, heads(q, 0), heads(k, 1), heads(v, 2),
-                                     heads(out, 3));
+    kernels->attention_layer(*kv, layer, window, *batch, *work, heads(q, 0), heads(k, 1), heads(v, 2), heads(out, 3));
 }
 
 }  // extern "C"

@@ -5,6 +5,7 @@
 
 #include "attention_work.h"
 #include "decoder.h"
+#include "paged_kv.h"
 
 namespace tiercel {
 
@@ -25,7 +26,7 @@ struct Kernels {
     void (*decoder_logits)(
         const Decoder& model, const float* hidden, int64_t num_rows, uint16_t* normed, float* logits);
     AttnShape (*attention_shape)(const PagedKv& kv, int64_t num_heads, bool exact);
-    void (*attention_layer)(const PagedKv& kv, int64_t layer, int64_t window, float scale, const AttnBatch& batch,
+    void (*attention_layer)(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch,
                             AttnWork& work, const Heads& q, const Heads& k, const Heads& v, const Heads& out);
 };
 

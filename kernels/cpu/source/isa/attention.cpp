@@ -1,5 +1,7 @@
 #include "attention.h"
 
+#include <cmath>
+
 #include "attention_exact.h"
 #include "exp2.h"
 #if defined(TIERCEL_ISA_AMX)
@@ -91,9 +93,9 @@ void merge(const Partial& sum, const Partial& part, int64_t columns, int64_t val
 template <typename Math>
 class UnitRun {
 public:
-    UnitRun(const PagedKv& kv, int64_t layer, int64_t window, float scale, const AttnBatch& batch, AttnWork& work,
+    UnitRun(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work,
             const Heads& q, const Heads& out, AttnUnit& unit, int64_t thread)
-        : kv_(kv), layer_(layer), window_(window), score_scale_(scale * 1.44269504f), batch_(batch), work_(work),
+        : kv_(kv), layer_(layer), window_(window), score_scale_(1.44269504f / std::sqrt(static_cast<float>(kv.head_dim))), batch_(batch), work_(work),
           q_(q), out_(out), unit_(unit), group_(work.shape().num_heads / kv.kv_heads),
           value_floats_(work.shape().value_floats),
           buffers_(buffers_in<Math>(work.scratch(thread), kv, work.shape())) {}
@@ -179,14 +181,14 @@ private:
 };
 
 template <typename Math>
-void attend_with(const PagedKv& kv, int64_t layer, int64_t window, float scale, const AttnBatch& batch, AttnWork& work,
+void attend_with(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work,
                  const Heads& q, const Heads& out, Team& team) {
     AttnTasks& tasks = work.tasks(window);
     const AttnTask* task_list = tasks.task_list();
     AttnUnit* units = tasks.unit_list();
     team.share(tasks.num_tasks(), [&](int64_t i) {
         const AttnTask& task = task_list[i];
-        UnitRun<Math>(kv, layer, window, scale, batch, work, q, out, units[task.unit], team.thread)
+        UnitRun<Math>(kv, layer, window, batch, work, q, out, units[task.unit], team.thread)
             .run(task.first_split, task.last_split);
     });
 }
@@ -200,15 +202,15 @@ AttnShape attention_shape(const PagedKv& kv, int64_t num_heads, bool exact) {
     return shape_of<ExactMath>(kv, num_heads, exact);
 }
 
-void attend(const PagedKv& kv, int64_t layer, int64_t window, float scale, const AttnBatch& batch, AttnWork& work,
+void attend(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work,
             const Heads& q, const Heads& out, Team& team) {
 #if defined(TIERCEL_ISA_AMX)
-    if (!work.shape().exact) return attend_with<TileMath>(kv, layer, window, scale, batch, work, q, out, team);
+    if (!work.shape().exact) return attend_with<TileMath>(kv, layer, window, batch, work, q, out, team);
 #endif
-    attend_with<ExactMath>(kv, layer, window, scale, batch, work, q, out, team);
+    attend_with<ExactMath>(kv, layer, window, batch, work, q, out, team);
 }
 
-void attention_layer(const PagedKv& kv, int64_t layer, int64_t window, float scale, const AttnBatch& batch,
+void attention_layer(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch,
                      AttnWork& work, const Heads& q, const Heads& k, const Heads& v, const Heads& out) {
     constexpr int64_t kTokens = 8;  // written at a time
     const int64_t num_tokens = batch.query_starts[batch.num_rows];
@@ -223,7 +225,7 @@ void attention_layer(const PagedKv& kv, int64_t layer, int64_t window, float sca
 #if defined(TIERCEL_ISA_AMX)
         const Tiles configured;
 #endif
-        attend(kv, layer, window, scale, batch, work, q, out, team);
+        attend(kv, layer, window, batch, work, q, out, team);
     }
 }
 

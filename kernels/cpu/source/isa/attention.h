@@ -19,14 +19,14 @@ AttnShape attention_shape(const PagedKv& kv, int64_t num_heads, bool exact);
 void write_kv(const PagedKv& kv, int64_t layer, const int64_t* write_slots, int64_t first, int64_t last,
               const Heads& k, const Heads& v);
 
-// out = softmax(scale q K^T + mask) V, masked to be causal and, unless 0, to the last `window` tokens. Called by all
+// out = softmax(q K^T / sqrt(head_dim) + mask) V, masked to be causal and, unless 0, to the last `window` tokens. Called by all
 // threads of a team, with a barrier before (K and V are written, the loop's counter is reset) and after. On amx each
 // thread holds a `Tiles`.
-void attend(const PagedKv& kv, int64_t layer, int64_t window, float scale, const AttnBatch& batch, AttnWork& work,
+void attend(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work,
             const Heads& q, const Heads& out, Team& team);
 
 // A layer: write_kv and attend in a parallel region of their own.
-void attention_layer(const PagedKv& kv, int64_t layer, int64_t window, float scale, const AttnBatch& batch,
+void attention_layer(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch,
                      AttnWork& work, const Heads& q, const Heads& k, const Heads& v, const Heads& out);
 
 }  // namespace tiercel::TIERCEL_ISA

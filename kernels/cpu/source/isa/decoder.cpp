@@ -1,7 +1,6 @@
 #include "decoder.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "../team.h"
 #include "attention.h"
@@ -48,10 +47,9 @@ public:
             embed(range);
             before_attention(range, 0);
         });
-        const float scale = 1.0f / std::sqrt(static_cast<float>(model_.head_dim));
         for (int64_t layer = 0; layer < model_.num_layers; ++layer) {
             const Heads out{scratch_.attended, attended_stride_, model_.head_dim, Element::kBf16};
-            attend(kv_, layer, model_.layers[layer].window, scale, batch_, work_, heads(0), out, team_);
+            attend(kv_, layer, model_.layers[layer].window, batch_, work_, heads(0), out, team_);
             team_.barrier();
             each_range([&](const Range& range) {
                 after_attention(range, layer);
