@@ -152,7 +152,8 @@ class LlamaModel:
         In the model's dtype, or float32 where the layers are computed natively, whose residual stream that is.
         """
         if self._native is not None:
-            assert isinstance(attention, NativeAttention) and isinstance(plan, NativePlan)
+            assert isinstance(attention, NativeAttention)
+            assert isinstance(plan, NativePlan)
             cos, sin, rows = self.rope.tables(positions, num_prompt_tokens)
             return self._native.hidden(token_ids, cos, sin, rows, attention, plan)
         hidden = F.embedding(token_ids, self._embedding)
