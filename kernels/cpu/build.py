@@ -24,9 +24,11 @@ BUILT = Path(__file__).with_name("built")
 """Where an image or a package may put the library ahead of time."""
 
 _COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wextra")
-_ROUNDING_FLAGS = ("-ffp-contract=off",)
-"""A sum rounds as it is written, however the compiler unrolls it: results must not depend on the batch."""
+_FLAGS = (
+    *("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wextra"),
+    # A sum rounds as it is written, however the compiler unrolls it: results must not depend on the batch.
+    "-ffp-contract=off",
+)
 _ISA_FLAGS = {
     "avx2": ("-march=x86-64-v3", "-DTIERCEL_ISA_AVX2"),
     "avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512", "-DTIERCEL_ISA_AVX512"),
@@ -78,11 +80,11 @@ def _compile(compiler: str, scratch: Path, path: Path) -> None:
     objects: list[str] = []
     for source in sorted(SOURCE.glob("*.cpp")):
         objects.append(str(scratch / f"{source.stem}.o"))
-        jobs.append([compiler, *_FLAGS, *_ROUNDING_FLAGS, "-march=x86-64", "-c", str(source), "-o", objects[-1]])
+        jobs.append([compiler, *_FLAGS, "-march=x86-64", "-c", str(source), "-o", objects[-1]])
     for isa, flags in _ISA_FLAGS.items():
         for source in sorted((SOURCE / "isa").glob("*.cpp")):
             objects.append(str(scratch / f"{isa}-{source.stem}.o"))
-            jobs.append([compiler, *_FLAGS, *_ROUNDING_FLAGS, *flags, "-c", str(source), "-o", objects[-1]])
+            jobs.append([compiler, *_FLAGS, *flags, "-c", str(source), "-o", objects[-1]])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(_run, jobs))
     library = scratch / "library.so"
@@ -110,7 +112,7 @@ def _library_name(compiler: str | None) -> str:
     digest = hashlib.sha256()
     for source in sorted([*SOURCE.glob("**/*.cpp"), *SOURCE.glob("**/*.h")]):
         digest.update(f"{source.relative_to(SOURCE)}\0".encode() + source.read_bytes() + b"\0")
-    digest.update(repr((_FLAGS, _ROUNDING_FLAGS, sorted(_ISA_FLAGS.items()))).encode())
+    digest.update(repr((_FLAGS, sorted(_ISA_FLAGS.items()))).encode())
     if compiler is not None:
         version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
         digest.update(version.encode())

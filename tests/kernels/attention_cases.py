@@ -1,15 +1,40 @@
 """Ragged batches over scattered pages, and pools to run them on."""
 
+import functools
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from kernels.attention.protocol import AttnBatch
+from kernels.attention.choice import choose_attention
+from kernels.attention.native import NativeAttention
+from kernels.attention.pages import PagedKv
+from kernels.attention.protocol import AttentionBackend, AttnBatch
+from kernels.cpu.library import ISAS, CpuKernels, load_kernels
 from kernels.kv_codec.e4m3 import encode
 from kvstore.layout import BlockLayout
 
 CPU = torch.device("cpu")
+
+
+@functools.cache
+def kernels_of(isa: str) -> CpuKernels:
+    """The native kernels of an instruction set of this machine."""
+    return load_kernels(isa)
+
+
+NATIVE = [f"cpu-{isa}" for isa in ISAS[ISAS.index(load_kernels().isa) :]]
+"""The native backend by instruction set, as far as this machine has them."""
+
+BACKENDS = ["torch", *NATIVE]
+"""All that are held to the oracle, for `backend_of`."""
+
+
+def backend_of(name: str, kv: PagedKv, windows: Sequence[int | None], dtype: torch.dtype) -> AttentionBackend:
+    if name.startswith("cpu-"):
+        return NativeAttention(kv, windows, dtype, kernels_of(name.removeprefix("cpu-")))
+    return choose_attention(kv, windows, dtype, name)
 
 
 @dataclass(frozen=True)

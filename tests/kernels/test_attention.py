@@ -7,12 +7,20 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels.attention.choice import NAMES, choose_attention
+from kernels.attention.choice import choose_attention
 from kernels.attention.reference import ReferenceAttention
-from kernels.attention.torch_sdpa import TorchAttention
 from kernels.kv_codec.e4m3 import decode, encode
 from kvstore.layout import BlockLayout
-from tests.kernels.attention_cases import CPU, Rows, make_batch, random_heads, random_pool, stored_at
+from tests.kernels.attention_cases import (
+    BACKENDS,
+    CPU,
+    Rows,
+    backend_of,
+    make_batch,
+    random_heads,
+    random_pool,
+    stored_at,
+)
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 """Of the computation's dtype: bf16 and fp16 round the result, of size 1 or so, to 8 and 11 bits."""
@@ -29,7 +37,8 @@ def ragged_rows(draw: st.DrawFn) -> Rows:
     return Rows([start for start, _ in rows], [count for _, count in rows])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.parametrize("name", BACKENDS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     rows=ragged_rows(),
     heads=st.sampled_from([(4, 4), (4, 2), (6, 1), (9, 3)]),
@@ -40,7 +49,8 @@ def ragged_rows(draw: st.DrawFn) -> Rows:
     kv_dtype=st.sampled_from(KV_DTYPES),
     seed=st.integers(0, 1000),
 )
-def test_torch_backend_equals_the_oracle_on_ragged_batches(
+def test_every_backend_equals_the_oracle_on_ragged_batches(
+    name: str,
     rows: Rows,
     heads: tuple[int, int],
     head_dim: int,
@@ -58,14 +68,9 @@ def test_torch_backend_equals_the_oracle_on_ragged_batches(
     merged = random_heads(batch.num_tokens, num_heads + 2 * num_kv_heads, head_dim, dtype, seed)
     q, k, v = merged.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
     results, pools = [], []
-    for backend_class in (ReferenceAttention, TorchAttention):
+    for backend_name in ("reference", name):
         pool = random_pool(layout, num_blocks, seed)
-        kv = layout.pages(pool)
-        backend = (
-            ReferenceAttention(kv, windows)
-            if backend_class is ReferenceAttention
-            else TorchAttention(kv, windows, dtype)
-        )
+        backend = backend_of(backend_name, layout.pages(pool), windows, dtype)
         plan = backend.plan(batch)
         results.append([backend.run(q, k, v, layer, plan) for layer in range(len(windows))])
         pools.append(pool)
@@ -77,7 +82,8 @@ def test_torch_backend_equals_the_oracle_on_ragged_batches(
     assert torch.equal(got, want)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.parametrize("name", BACKENDS)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     starts=st.lists(st.integers(0, 150), min_size=1, max_size=9),
     num_steps=st.integers(2, 40),
@@ -86,13 +92,13 @@ def test_torch_backend_equals_the_oracle_on_ragged_batches(
     seed=st.integers(0, 1000),
 )
 def test_decode_steps_that_continue_one_another_equal_the_oracle(
-    starts: list[int], num_steps: int, block_size: int, windows: tuple[int | None, int | None], seed: int
+    name: str, starts: list[int], num_steps: int, block_size: int, windows: tuple[int | None, int | None], seed: int
 ) -> None:
     layout = BlockLayout(2, 2, 16, block_size, torch.float32)
     per_row = -(-200 // block_size)
     pools = [random_pool(layout, 9 * per_row, seed) for _ in range(2)]
     oracle = ReferenceAttention(layout.pages(pools[0]), windows)
-    backend = TorchAttention(layout.pages(pools[1]), windows, torch.float32)
+    backend = backend_of(name, layout.pages(pools[1]), windows, torch.float32)
     table: torch.Tensor | None = None
     for step in range(num_steps):
         rows = Rows([start + step for start in starts], [1] * len(starts))
@@ -109,11 +115,11 @@ def test_decode_steps_that_continue_one_another_equal_the_oracle(
             assert torch.allclose(got, want, atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["reference", *BACKENDS])
 def test_new_keys_and_values_are_stored_where_the_batch_says(name: str) -> None:
     layout = BlockLayout(3, 2, 16, 8, torch.float32)
     pool = layout.allocate(20, CPU)
-    backend = choose_attention(layout.pages(pool), [None] * 3, torch.float32, name)
+    backend = backend_of(name, layout.pages(pool), [None] * 3, torch.float32)
     batch = make_batch(Rows([0, 5, 30], [19, 1, 1]), 8, 20, seed=3)
     q = random_heads(batch.num_tokens, 4, 16, torch.float32, 1)
     k = random_heads(batch.num_tokens, 2, 16, torch.float32, 2)
@@ -131,13 +137,13 @@ def test_new_keys_and_values_are_stored_where_the_batch_says(name: str) -> None:
     assert not everything[~written].any()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["reference", *BACKENDS])
 @pytest.mark.parametrize("window", [None, 7])
 def test_a_prompt_equals_dense_attention(name: str, window: int | None) -> None:
     layout = BlockLayout(1, 2, 16, 8, torch.float32)
     batch = make_batch(Rows([0], [29]), 8, 9, seed=0)
     q, k, v = (random_heads(29, heads, 16, torch.float32, heads) for heads in (4, 2, 2))
-    backend = choose_attention(layout.pages(layout.allocate(9, CPU)), [window], torch.float32, name)
+    backend = backend_of(name, layout.pages(layout.allocate(9, CPU)), [window], torch.float32)
     got = backend.run(q, k, v, 0, backend.plan(batch))
     distance = torch.arange(29)[:, None] - torch.arange(29)
     seen = (distance >= 0) & (distance < (window or 29))
@@ -147,15 +153,15 @@ def test_a_prompt_equals_dense_attention(name: str, window: int | None) -> None:
     assert torch.allclose(got, want, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["reference", *BACKENDS])
 @pytest.mark.parametrize("kv_dtype", KV_DTYPES)
 def test_chunks_give_what_one_pass_gives(name: str, kv_dtype: torch.dtype) -> None:
     layout = BlockLayout(1, 2, 16, 16, kv_dtype)
     q, k, v = (random_heads(100, heads, 16, torch.float32, heads) for heads in (4, 2, 2))
     whole_batch = make_batch(Rows([0], [100]), 16, 9, seed=5)
-    backend = choose_attention(layout.pages(layout.allocate(9, CPU)), [None], torch.float32, name)
+    backend = backend_of(name, layout.pages(layout.allocate(9, CPU)), [None], torch.float32)
     whole = backend.run(q, k, v, 0, backend.plan(whole_batch))
-    backend = choose_attention(layout.pages(layout.allocate(9, CPU)), [None], torch.float32, name)
+    backend = backend_of(name, layout.pages(layout.allocate(9, CPU)), [None], torch.float32)
     parts = []
     for start, stop in ((0, 1), (1, 38), (38, 39), (39, 96), (96, 100)):
         batch = make_batch(Rows([start], [stop - start]), 16, 9, seed=5)
@@ -163,14 +169,14 @@ def test_chunks_give_what_one_pass_gives(name: str, kv_dtype: torch.dtype) -> No
     assert torch.allclose(torch.cat(parts), whole, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["reference", *BACKENDS])
 @pytest.mark.parametrize("kv_dtype", KV_DTYPES)
 def test_what_an_earlier_owner_left_in_a_block_reaches_nobody(name: str, kv_dtype: torch.dtype) -> None:
     layout = BlockLayout(2, 2, 16, 8, kv_dtype)
     pool = layout.allocate(12, CPU)
     # All bits set are NaN in every type, scales included.
     pool.fill_(255)
-    backend = choose_attention(layout.pages(pool), [None, 4], torch.float32, name)
+    backend = backend_of(name, layout.pages(pool), [None, 4], torch.float32)
     for starts, counts in (([0, 0, 0], [17, 3, 8]), ([17, 3, 8], [1, 1, 1]), ([18, 4, 9], [4, 1, 1])):
         # With the same seed and number of blocks per row, each step finds the blocks of the one before.
         batch = make_batch(Rows(starts, counts), 8, 12, seed=1, blocks_per_row=3)
@@ -183,24 +189,25 @@ def test_what_an_earlier_owner_left_in_a_block_reaches_nobody(name: str, kv_dtyp
 
 def test_an_unknown_backend_is_refused_by_name() -> None:
     layout = BlockLayout(1, 1, 8, 8, torch.float32)
-    with pytest.raises(ValueError, match="'fast'; there are torch, reference"):
+    with pytest.raises(ValueError, match="'fast'; there are cpu, torch, reference"):
         choose_attention(layout.pages(layout.allocate(1, CPU)), [None], torch.float32, "fast")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["reference", *BACKENDS])
 def test_a_step_reads_its_own_tokens_as_they_were_stored(name: str) -> None:
     """One token attends to itself alone, so the result is its V; with FP8 blocks that V has been through the codec."""
     layout = BlockLayout(1, 2, 16, 8, torch.float8_e4m3fn)
-    backend = choose_attention(layout.pages(layout.allocate(1, CPU)), [None], torch.float32, name)
+    backend = backend_of(name, layout.pages(layout.allocate(1, CPU)), [None], torch.float32)
     q, k, v = (random_heads(1, 2, 16, torch.float32, seed) for seed in range(3))
     out = backend.run(q, k, v, 0, backend.plan(make_batch(Rows([0], [1]), 8, 1, seed=0)))
     assert torch.equal(out, decode(*encode(v)))
     assert not torch.equal(out, v)
 
 
+@pytest.mark.parametrize("tested", BACKENDS)
 @pytest.mark.parametrize("num_contexts", [1, 3])
-def test_pages_beyond_one_chunk_of_the_conversion_are_read_too(num_contexts: int) -> None:
-    """4096 tokens of 2 * 2 heads of 64 elements are four chunks of the conversion."""
+def test_long_contexts_are_read_to_their_end(tested: str, num_contexts: int) -> None:
+    """4096 tokens are several chunks of torch's conversion, and several splits of the native kernels."""
     layout = BlockLayout(1, 2, 64, 16, torch.float8_e4m3fn)
     rows = Rows([4095] * num_contexts, [1] * num_contexts)
     batch = make_batch(rows, 16, 256 * num_contexts, seed=1)
@@ -208,9 +215,9 @@ def test_pages_beyond_one_chunk_of_the_conversion_are_read_too(num_contexts: int
     k, v = (random_heads(num_contexts, 2, 64, torch.float32, seed) for seed in (2, 3))
     want, got = (
         backend.run(q, k, v, 0, backend.plan(batch))
-        for name in ("reference", "torch")
+        for name in ("reference", tested)
         for backend in [
-            choose_attention(layout.pages(random_pool(layout, 256 * num_contexts, 2)), [None], torch.float32, name)
+            backend_of(name, layout.pages(random_pool(layout, 256 * num_contexts, 2)), [None], torch.float32)
         ]
     )
     assert torch.allclose(got, want, atol=2e-5, rtol=2e-5)
