@@ -9,6 +9,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+KERNELS := $(VENV)/.kernels
 PROTOS := $(wildcard protos/tiercel/v1/*.proto)
 # Arguments for pytest, e.g. make unit T="tests/unit -k pool"
 T ?=
@@ -16,7 +17,7 @@ T ?=
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-install: $(STAMP)  ## create .venv with everything that development needs
+install: $(KERNELS)  ## create .venv with everything that development needs
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "== Installing into $(VENV) (PyTorch is the large one)"
@@ -26,7 +27,12 @@ $(STAMP): pyproject.toml constraints.txt
 		| grep --line-buffered -E '^(Collecting|  Downloading|Installing|Successfully|ERROR)' || true
 	@$(BIN)/python -c 'import tiercel, torch, transformers' && touch $@
 
-demo: $(STAMP)  ## start the stack on the bundled model, ask it something, stop it
+$(KERNELS): $(STAMP) $(wildcard kernels/cpu/source/*.* kernels/cpu/source/isa/*.*) kernels/cpu/build.py
+	@echo "== Compiling the CPU kernels"
+	@rm -f kernels/cpu/built/*.so; $(BIN)/python -m kernels.cpu.build >/dev/null || echo "going on without them: torch's operations are slower"
+	@touch $@
+
+demo: $(KERNELS)  ## start the stack on the bundled model, ask it something, stop it
 	@$(BIN)/python -m ops.demo
 
 test: check unit  ## everything that CI runs after the demo
@@ -54,11 +60,11 @@ $(BIN)/python -m grpc_tools.protoc -I protos --plugin=protoc-gen-mypy_grpc=$(BIN
 	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
 endef
 
-unit: $(STAMP)
+unit: $(KERNELS)
 	@echo "== Tests"; $(BIN)/pytest $(T)
 
-bench: $(STAMP)  ## the benchmark table of the README, beside transformers (about 15 minutes)
+bench: $(KERNELS)  ## the benchmark table of the README, beside transformers (about 15 minutes)
 	@$(BIN)/python -m bench.compare
 
 clean:  ## remove caches and the environment
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) kernels/cpu/built .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info

@@ -18,12 +18,13 @@ _log = logging.getLogger(__name__)
 
 
 def choose_attention(
-    kv: PagedKv, windows: Sequence[int | None], dtype: torch.dtype, name: str | None = None
+    kv: PagedKv, windows: Sequence[int | None], dtype: torch.dtype, name: str | None = None, isa: str = ""
 ) -> AttentionBackend:
     """A backend over one pool's pages: our own kernels where they can attend over them, else torch.
 
     `windows` has an entry per layer, `dtype` is that of the computation. `name` overrides the choice; ValueError
-    where there is no such backend, or it cannot be had here.
+    where there is no such backend, or it cannot be had here. `isa` names the best instruction set that our kernels may
+    use, "" being any.
     """
     match name:
         case "reference":
@@ -31,7 +32,7 @@ def choose_attention(
         case "torch":
             return TorchAttention(kv, windows, dtype)
         case "cpu" | None:
-            native = _native_or_reason(kv, windows, dtype)
+            native = _native_or_reason(kv, windows, dtype, isa)
             if isinstance(native, NativeAttention):
                 return native
             if name is not None:
@@ -44,10 +45,12 @@ def choose_attention(
             raise ValueError(f"no attention backend is called {name!r}; there are {', '.join(NAMES)}")
 
 
-def _native_or_reason(kv: PagedKv, windows: Sequence[int | None], dtype: torch.dtype) -> NativeAttention | str:
+def _native_or_reason(
+    kv: PagedKv, windows: Sequence[int | None], dtype: torch.dtype, isa: str
+) -> NativeAttention | str:
     if reason := unsupported(kv):
         return reason
     try:
-        return NativeAttention(kv, windows, dtype, load_kernels())
+        return NativeAttention(kv, windows, dtype, load_kernels(isa))
     except KernelsUnavailable as error:
         return str(error)

@@ -75,12 +75,11 @@ def unsupported_head_dim(head_dim: int) -> str | None:
 class NativeAttention:
     """Works on pages of any type and block size in the CPU's memory. One thread at a time."""
 
-    name = "cpu"
-
     def __init__(self, kv: PagedKv, windows: Sequence[int | None], dtype: torch.dtype, kernels: CpuKernels) -> None:
         """`windows` has an entry per layer, `dtype` is that of q. There must be no reason in `unsupported(kv)`."""
         assert len(windows) == kv.num_layers
         assert unsupported(kv) is None
+        self.name = f"cpu-{kernels.isa}"
         self._kv = kv
         self._windows = [window or 0 for window in windows]
         self._element = _ELEMENTS[dtype]

@@ -10,6 +10,7 @@ builds it. All instruction sets are compiled, whatever this machine has; `kernel
 import argparse
 import fcntl
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -22,6 +23,8 @@ from pathlib import Path
 SOURCE = Path(__file__).with_name("source")
 BUILT = Path(__file__).with_name("built")
 """Where an image or a package may put the library ahead of time."""
+
+_log = logging.getLogger(__name__)
 
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = (
@@ -68,6 +71,9 @@ def build(folder: Path, compiler: str) -> Path:
             fcntl.flock(lock, fcntl.LOCK_EX)
             path = folder / _library_name(compiler)
             if not path.exists():
+                _log.info(
+                    "compiling the CPU kernels with %s into %s, which takes some ten seconds, once", compiler, folder
+                )
                 with tempfile.TemporaryDirectory(dir=folder) as scratch:
                     _compile(compiler, Path(scratch), path)
             return path

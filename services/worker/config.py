@@ -16,6 +16,16 @@ class Device(enum.StrEnum):
     CUDA = "cuda"
 
 
+class CpuKernels(enum.StrEnum):
+    """The best instruction set that the native kernels may use."""
+
+    AUTO = "auto"
+    AMX = "amx"
+    AVX512 = "avx512"
+    AVX2 = "avx2"
+    OFF = "off"
+
+
 class Dtype(enum.StrEnum):
     AUTO = "auto"
     BF16 = "bf16"
@@ -54,6 +64,9 @@ class WorkerConfig(ServiceConfig):
     max_batched_tokens: int = setting("Tokens that one step computes at most.", 2048, minimum=1)
     max_seqs: int = setting("Sequences that run at once.", 64, minimum=1)
     max_model_len: int | None = setting("Tokens of prompt and output together; default: the model's.", None, minimum=2)
+    cpu_kernels: CpuKernels = setting(
+        "Best instruction set for the native kernels on a CPU; off: torch's operations.", CpuKernels.AUTO
+    )
     threads: int | None = setting(
         "Threads that torch computes with; default: one per core, within the CPU quota.", None, minimum=1
     )

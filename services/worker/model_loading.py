@@ -13,7 +13,7 @@ from kvstore.host_memory import available_bytes
 from kvstore.layout import BlockLayout
 from services.common import logs
 from services.common.model_path import CHECKPOINT_FILES, resolve_model
-from services.worker.config import Device, Dtype, KvDtype, WorkerConfig
+from services.worker.config import CpuKernels, Device, Dtype, KvDtype, WorkerConfig
 from services.worker.cores import usable_cores
 from services.worker.loaded_engine import LoadedEngine, LoadProgress, TierNews, WorkerFacts
 from services.worker.tiers import open_tiers
@@ -39,6 +39,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         device=device,
         max_model_tokens=config.max_model_len,
         progress=progress,
+        isa=_isa(config.cpu_kernels),
     )
     dtype = loaded.model.dtype
     kv_dtype = dtype if config.kv_dtype is KvDtype.AUTO else _KV_DTYPES[config.kv_dtype]
@@ -51,7 +52,10 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
     )
     num_blocks = _num_blocks(config, loaded, layout, device)
     pool = layout.allocate(num_blocks, device)
-    attention = choose_attention(layout.pages(pool), loaded.config.windows, dtype)
+    backend = "torch" if config.cpu_kernels is CpuKernels.OFF else None
+    isa = _isa(config.cpu_kernels) or ""
+    attention = choose_attention(layout.pages(pool), loaded.config.windows, dtype, backend, isa)
+    arithmetic = f"{loaded.model.arithmetic}/{attention.name}"
     runner = ModelRunner(
         loaded.model,
         attention,
@@ -63,7 +67,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         loaded.config,
         loaded.weights_digest,
         dtype=dtype,
-        arithmetic=loaded.model.arithmetic,
+        arithmetic=arithmetic,
         kv_dtype=kv_dtype,
         scale_mode=layout.scale_mode,
         block_size=config.block_size,
@@ -93,6 +97,16 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         disk_note=tiers.disk_note,
     )
     return LoadedEngine(runner, facts, tiers.mover, None if tiers.mover is None else tiers.mover.keeper)
+
+
+def _isa(asked: CpuKernels) -> str | None:
+    match asked:
+        case CpuKernels.AUTO:
+            return ""
+        case CpuKernels.OFF:
+            return None
+        case _:
+            return str(asked)
 
 
 def _device(asked: Device) -> torch.device:
