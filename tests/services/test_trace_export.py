@@ -63,9 +63,9 @@ async def test_load_while_the_collector_hangs_rejects_dies_and_comes_back(
             for host in hosts:
                 before = counts(host.telemetry).exported
 
-                async def has_more(host=host, before=before) -> bool:  # type: ignore[no-untyped-def]
+                async def has_more(telemetry: Telemetry = host.telemetry, before: int = before) -> bool:
                     await load()
-                    return counts(host.telemetry).exported > before
+                    return counts(telemetry).exported > before
 
                 await eventually(has_more, "spans go out again")
 
@@ -97,11 +97,12 @@ async def test_load_while_the_collector_hangs_rejects_dies_and_comes_back(
         await exports_again()
         for host in hosts:
             total = counts(host.telemetry)
-            assert total.exported and total.queued <= MAX_QUEUED
+            assert total.exported
+            assert total.queued <= MAX_QUEUED
 
 
 async def test_a_collector_that_hangs_does_not_keep_a_process_alive(
-    model_directory: Path, collector: TraceCollector, monkeypatch: pytest.MonkeyPatch
+    collector: TraceCollector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the bound it would wait for the exporter's timeout, and for thirty seconds on top."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3600")

@@ -13,6 +13,7 @@ from tiercel.cli.down import down
 from tiercel.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CommandFailed
 from tiercel.cli.generate import generate
 from tiercel.cli.status import status
+from tiercel.cli.trace import trace
 from tiercel.cli.up import up
 from tiercel.errors import TiercelError
 
@@ -23,7 +24,7 @@ def infer_cli() -> None:
     """Serve language models as gRPC services with a tiered KV cache, and ask them things."""
 
 
-for _command in (up, down, status, generate, chat, cache):
+for _command in (up, down, status, generate, chat, trace, cache):
     infer_cli.add_command(_command)
 
 

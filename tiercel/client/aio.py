@@ -13,12 +13,13 @@ from tiercel.client.cache import CacheClearing, CacheReport, CacheVerification, 
 from tiercel.client.cache_wire import CareAnswers
 from tiercel.client.channel import CA, channel_options, credentials
 from tiercel.client.completion import Completion, CompletionBuilder
-from tiercel.client.events import Event, RequestReport
+from tiercel.client.events import EndedRequest, Event, RequestReport
 from tiercel.client.failure import error_of
 from tiercel.client.request import ChatMessage, GenerateCall, GenerateOptions, Prompt
 from tiercel.client.retry import Attempts, RetryPolicy
 from tiercel.client.status import ModelInfo, StackStatus
 from tiercel.client.sync import CONTROL_TIMEOUT_S, DEFAULT_TARGET, SETTLE_TIMEOUT_S
+from tiercel.client.tracing import CallTrace
 from tiercel.errors import Cancelled
 from tiercel.v1 import common_pb2, inference_pb2
 from tiercel.v1.inference_pb2_grpc import InferenceStub
@@ -40,7 +41,9 @@ class AsyncCompletionStream:
 
     def __init__(self, open_call: "_OpenCall", call: GenerateCall, policy: RetryPolicy | None, target: str) -> None:
         self._open_call = open_call
+        self._untraced = call
         self._call = call
+        self._trace: CallTrace | None = None
         self._policy = policy
         self._target = target
         self._received = False
@@ -55,6 +58,9 @@ class AsyncCompletionStream:
         while True:
             if self._is_cancelled():
                 raise Cancelled("the call was cancelled", code="CANCELLED")
+            if self._trace is None:
+                self._trace = CallTrace(self._untraced.request, self._untraced.metadata, self._target)
+                self._call = self._untraced.traced(self._trace)
             if self._attempts is None:
                 self._attempts = Attempts(self._policy, self._call.timeout_s)
             if self._rpc is None:
@@ -65,6 +71,7 @@ class AsyncCompletionStream:
                 failure = error_of(error, self._target)
                 delay = None if self._is_cancelled() else self._attempts.delay_s(failure, self._received)
                 if delay is None:
+                    self._trace.end(failure)
                     raise failure from None
                 self._rpc = None
                 await asyncio.sleep(delay)
@@ -78,6 +85,7 @@ class AsyncCompletionStream:
                 raise StopAsyncIteration
             self._received = True
             if (event := wire.event(message)) is not None:
+                self._trace.on_event(event)
                 return event
 
     def cancel(self) -> None:
@@ -85,6 +93,8 @@ class AsyncCompletionStream:
         self._cancelled = True
         if self._rpc is not None:
             self._rpc.cancel()
+        if self._trace is not None:
+            self._trace.end(Cancelled("the call was cancelled", code="CANCELLED"))
 
     def _is_cancelled(self) -> bool:
         return self._cancelled
@@ -206,9 +216,18 @@ class AsyncClient:
         return (await self._manage(cache_wire.settle_request(timeout))).is_settled
 
     async def report(self, request_id: str) -> RequestReport:
-        """Where a finished request's time went. Raises NotFound once the server has forgotten it."""
+        """Where a request's time went, once it has ended. Raises NotFound once the server has forgotten it."""
+        return (await self.ended_request(request_id)).report
+
+    async def ended_request(self, request_id: str) -> EndedRequest:
+        """As `report`, with the usage."""
         request = inference_pb2.GetReportRequest(request_id=request_id)
-        return wire.report((await self._ask(self._connected().GetReport, request)).report)
+        return wire.ended_request(await self._ask(self._connected().GetReport, request))
+
+    async def ended_requests(self, limit: int = 10, *, slowest: bool = False) -> tuple[EndedRequest, ...]:
+        """The latest ones that this front door remembers, or the slowest, end to end; at most 1000."""
+        response = await self._ask(self._connected().ListReports, requests.list_reports(limit, slowest))
+        return tuple(wire.ended_request(each) for each in response.reports)
 
     def _connected(self) -> "InferenceAsyncStub":
         # Not in __init__: a channel belongs to the loop that runs when it is made.

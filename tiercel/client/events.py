@@ -36,6 +36,45 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportPhase:
+    """One stretch of a request's time. What does not belong to the phase is zero."""
+
+    name: str
+    """One of `tiercel.phases.PhaseName`."""
+    start_ns: int
+    """Since the request was received."""
+    duration_ns: int
+    choice: int = 0
+    first_token: int = 0
+    """Prefill: position of the first one."""
+    tokens: int = 0
+    """Prefill: computed; decode: sampled; tokenize: of the prompt."""
+    compute_ns: int = 0
+    """Prefill: of the worker's step, which others shared."""
+    blocks: int = 0
+    """Fetch, load: that came."""
+    wanted_blocks: int = 0
+    bytes: int = 0
+    copy_ns: int = 0
+    """Fetch, load: spent moving them, on the worker."""
+    is_abandoned: bool = False
+    """Fetch, load: it took too long, and what was missing was computed."""
+
+    @property
+    def end_ns(self) -> int:
+        return self.start_ns + self.duration_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    choice: int
+    at_ns: int
+    """Since the request was received."""
+    computed_tokens: int
+    """Whose K and V it gave up."""
+
+
+@dataclass(frozen=True, slots=True)
 class RequestReport:
     """Where the time of one request went. Zero: that phase did not happen."""
 
@@ -60,6 +99,34 @@ class RequestReport:
     """Waited for blocks from disk."""
     load_ns: int
     """Waited for blocks from host memory."""
+    lookup_ns: int = 0
+    """Part of the queue time: checked, and its prefix looked for."""
+    schedule_ns: int = 0
+    """With the scheduler, from submit to its last word."""
+    transit_ns: int = 0
+    """Between tokenizer and scheduler, both ways."""
+    detokenize_ns: int = 0
+    """From the scheduler's last word to the last event."""
+    queue_ahead: int = 0
+    """Sequences that stood before it in the queue when it came."""
+    model: str = ""
+    trace_id: str = ""
+    """Hexadecimal; empty: not traced."""
+    error: str = ""
+    """Class of the error that ended it; empty: it finished."""
+    error_message: str = ""
+    phases: tuple[ReportPhase, ...] = ()
+    """The same time phase by phase. Those of one choice neither overlap nor leave a gap; what happened to it after
+    its first token lies within `decode`."""
+    preemption_events: tuple[Preemption, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRequest:
+    """What a front door remembers of a request."""
+
+    report: RequestReport
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)

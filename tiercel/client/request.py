@@ -2,9 +2,10 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict, Unpack
 
+from tiercel.client.tracing import CallTrace
 from tiercel.errors import FieldViolation, InvalidRequest
 from tiercel.v1 import common_pb2, inference_pb2
 
@@ -81,6 +82,14 @@ class GenerateCall:
     metadata: Metadata
     timeout_s: float | None
 
+    def traced(self, trace: CallTrace) -> "GenerateCall":
+        """The same, as a part of this trace."""
+        context = trace.metadata()
+        replaced = {name for name, _ in context}
+        return replace(
+            self, metadata=(*((name, value) for name, value in self.metadata if name not in replaced), *context)
+        )
+
 
 def generate_call(prompt: Prompt, default_tenant: str, **options: Unpack[GenerateOptions]) -> GenerateCall:
     """Builds the message.
@@ -100,6 +109,11 @@ def generate_call(prompt: Prompt, default_tenant: str, **options: Unpack[Generat
     return GenerateCall(
         request, trace_metadata(options.get("traceparent"), options.get("tracestate")), options.get("timeout")
     )
+
+
+def list_reports(limit: int, slowest: bool) -> inference_pb2.ListReportsRequest:
+    order = inference_pb2.REPORT_ORDER_SLOWEST if slowest else inference_pb2.REPORT_ORDER_LATEST
+    return inference_pb2.ListReportsRequest(order=order, limit=limit)
 
 
 def tokenize_request(prompt: str | Sequence[ChatMessage], model: str) -> inference_pb2.TokenizeRequest:

@@ -13,11 +13,12 @@ from tiercel.client.cache import CacheClearing, CacheReport, CacheVerification, 
 from tiercel.client.cache_wire import CareAnswers
 from tiercel.client.channel import CA, channel_options, credentials
 from tiercel.client.completion import Completion, CompletionBuilder
-from tiercel.client.events import Event, RequestReport
+from tiercel.client.events import EndedRequest, Event, RequestReport
 from tiercel.client.failure import error_of
 from tiercel.client.request import ChatMessage, GenerateCall, GenerateOptions, Prompt
 from tiercel.client.retry import Attempts, RetryPolicy
 from tiercel.client.status import ModelInfo, StackStatus
+from tiercel.client.tracing import CallTrace
 from tiercel.errors import Cancelled
 from tiercel.v1 import common_pb2, inference_pb2
 from tiercel.v1.inference_pb2_grpc import InferenceStub
@@ -42,12 +43,13 @@ class CompletionStream:
 
     def __init__(self, open_call: "_OpenCall", call: GenerateCall, policy: RetryPolicy | None, target: str) -> None:
         self._open_call = open_call
-        self._call = call
+        self._trace = CallTrace(call.request, call.metadata, target)
+        self._call = call.traced(self._trace)
         self._attempts = Attempts(policy, call.timeout_s)
         self._target = target
         self._received = False
         self._cancelled = False
-        self._rpc = open_call(call, self._attempts.remaining_s())
+        self._rpc = open_call(self._call, self._attempts.remaining_s())
 
     def __iter__(self) -> Self:
         return self
@@ -61,12 +63,14 @@ class CompletionStream:
                 continue
             self._received = True
             if (event := wire.event(message)) is not None:
+                self._trace.on_event(event)
                 return event
 
     def cancel(self) -> None:
         """Ends the call at once, from any thread; the server stops computing. Reading on raises Cancelled."""
         self._cancelled = True
         self._rpc.cancel()
+        self._trace.end(_cancelled())
 
     close = cancel
 
@@ -82,11 +86,16 @@ class CompletionStream:
         failure = error_of(error, self._target)
         delay = None if self._cancelled else self._attempts.delay_s(failure, self._received)
         if delay is None:
+            self._trace.end(failure)
             raise failure from None
         time.sleep(delay)
         if self._cancelled:
-            raise Cancelled("the call was cancelled", code="CANCELLED")
+            raise _cancelled()
         self._rpc = self._open_call(self._call, self._attempts.remaining_s())
+
+
+def _cancelled() -> Cancelled:
+    return Cancelled("the call was cancelled", code="CANCELLED")
 
 
 _OpenCall = Callable[[GenerateCall, float | None], "grpc._CallIterator[inference_pb2.GenerateEvent]"]
@@ -190,9 +199,18 @@ class Client:
         return self._manage(cache_wire.settle_request(timeout)).is_settled
 
     def report(self, request_id: str) -> RequestReport:
-        """Where a finished request's time went. Raises NotFound once the server has forgotten it."""
+        """Where a request's time went, once it has ended. Raises NotFound once the server has forgotten it."""
+        return self.ended_request(request_id).report
+
+    def ended_request(self, request_id: str) -> EndedRequest:
+        """As `report`, with the usage."""
         response = self._ask(self._stub.GetReport, inference_pb2.GetReportRequest(request_id=request_id))
-        return wire.report(response.report)
+        return wire.ended_request(response)
+
+    def ended_requests(self, limit: int = 10, *, slowest: bool = False) -> tuple[EndedRequest, ...]:
+        """The latest ones that this front door remembers, or the slowest, end to end; at most 1000."""
+        response = self._ask(self._stub.ListReports, requests.list_reports(limit, slowest))
+        return tuple(wire.ended_request(each) for each in response.reports)
 
     def _open(self, call: GenerateCall, timeout_s: float | None) -> "grpc._CallIterator[inference_pb2.GenerateEvent]":
         return self._stub.Generate(call.request, timeout=timeout_s, metadata=call.metadata)

@@ -7,10 +7,13 @@ from tiercel.client.events import (
     CachedTokens,
     ChoiceEnd,
     Delta,
+    EndedRequest,
     Event,
     Finished,
     FinishReason,
+    Preemption,
     PromptLogprobs,
+    ReportPhase,
     RequestReport,
     Started,
     TokenLogprob,
@@ -80,6 +83,40 @@ def report(message: common_pb2.RequestReport) -> RequestReport:
         received_unix_ns=message.received_unix_ns,
         fetch_ns=message.fetch_ns,
         load_ns=message.load_ns,
+        lookup_ns=message.lookup_ns,
+        schedule_ns=message.schedule_ns,
+        transit_ns=message.transit_ns,
+        detokenize_ns=message.detokenize_ns,
+        queue_ahead=message.queue_ahead,
+        model=message.model,
+        trace_id=message.trace_id,
+        error=message.error,
+        error_message=message.error_message,
+        phases=tuple(_phase(phase) for phase in message.phases),
+        preemption_events=tuple(
+            Preemption(event.choice, event.at_ns, event.computed_tokens) for event in message.preemption_events
+        ),
+    )
+
+
+def ended_request(message: inference_pb2.GetReportResponse) -> EndedRequest:
+    return EndedRequest(report(message.report), usage(message.usage))
+
+
+def _phase(message: common_pb2.ReportPhase) -> ReportPhase:
+    return ReportPhase(
+        name=message.name,
+        start_ns=message.start_ns,
+        duration_ns=message.duration_ns,
+        choice=message.choice,
+        first_token=message.first_token,
+        tokens=message.tokens,
+        compute_ns=message.compute_ns,
+        blocks=message.blocks,
+        wanted_blocks=message.wanted_blocks,
+        bytes=message.bytes,
+        copy_ns=message.copy_ns,
+        is_abandoned=message.is_abandoned,
     )
 
 
