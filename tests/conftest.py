@@ -10,6 +10,31 @@ import pytest
 # A shell that starts a job in the background lets it ignore SIGINT, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_LEFT_OUT = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--with-prometheus",
+        action="store_true",
+        help="also run the tests that need Prometheus (Debian: apt-get install prometheus)",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--with-prometheus"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("prometheus") is not None]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        config.stash[_LEFT_OUT] = [item.nodeid for item in left_out]
+        items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for name in config.stash.get(_LEFT_OUT, []):
+        terminalreporter.write_line(f"DESELECTED {name}: needs --with-prometheus")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache_dir() -> Iterator[None]:

@@ -106,7 +106,8 @@ class Dispatcher:
         engine_id = front.engine_id(message.handle)
         if engine_id in self._live:
             # Its events could not be told from those of the request that has the handle now.
-            _log.error("handle used twice, submission ignored", extra=logs.fields(handle=message.handle))
+            with logs.of_request(message.request_id, message.trace.traceparent):
+                _log.error("handle used twice, submission ignored", extra=logs.fields(handle=message.handle))
             return
         record = RequestRecord(received_ns, len(message.prompt_token_ids))
         trace = self._spans.enter(record, trace_from_wire(message.trace, received_ns))

@@ -50,8 +50,9 @@ PER_TOKEN = histogram(
 PHASE = histogram(
     "tiercel.request.phase.duration",
     "s",
-    "Where the time of a finished request went: tokenize, queue (fetch is a part of it), prefill, decode, fetch "
-    "(waited for disk), load (waited for host memory).",
+    "Where the time of a finished request went: tokenize, transit (between tokenizer and scheduler, both ways), queue "
+    "(lookup, of its prefix, and fetch, waited for disk, are parts of it), prefill, decode, load (waited for host "
+    "memory), detokenize.",
     "phase",
     buckets=_PHASES_S,
     vllm="vllm:request_queue_time_seconds, vllm:request_prefill_time_seconds, vllm:request_decode_time_seconds",
@@ -206,6 +207,9 @@ class RequestMetrics:
             "queue": report.queue_ns,
             "prefill": report.prefill_ns,
             "decode": report.decode_ns,
+            "transit": report.transit_ns,
+            "detokenize": report.detokenize_ns,
+            "lookup": report.lookup_ns,
             "fetch": report.fetch_ns,
             "load": report.load_ns,
         }

@@ -53,7 +53,10 @@ INFO = gauge(
 LOADED = gauge("tiercel.worker.loaded", "By", "Bytes of weights and host memory prepared so far.")
 SESSIONS = counter("tiercel.worker.sessions", "{session}", "Sessions of schedulers that have begun.")
 FAULTS = counter(
-    "tiercel.worker.faults", "{fault}", "Steps that failed, or gave no usable logits, by the kind of fault.", "kind"
+    "tiercel.worker.faults",
+    "{fault}",
+    "Steps that went wrong, by what is void since: sequences (no usable logits), or the whole session.",
+    "void",
 )
 CORRUPT = counter(
     "tiercel.kv.disk.corrupt_records", "{record}", "Records on disk that failed a check, and were dropped."
@@ -90,7 +93,7 @@ class WorkerMetrics:
         self._step_gap = metrics.histogram(STEP_GAP)
         self._step_tokens = metrics.histogram(STEP_TOKENS)
         self._step_sequences = metrics.histogram(STEP_SEQUENCES)
-        self._faults: Counter[str] = Counter()
+        self._faults = Counter(dict.fromkeys(("sequences", "session"), 0))
         self._num_evicted = 0
         self._failed_tiers: set[Tier] = set()
         metrics.add(self._read)
@@ -111,7 +114,7 @@ class WorkerMetrics:
             self._step_gap.observe(timings.gap_ns / 1e9)
 
     def on_fault(self, fault: StepFault) -> None:
-        self._faults[fault.kind] += 1
+        self._faults["sequences" if fault.slots else "session"] += 1
 
     def on_tier_events(self, events: TierEvents) -> None:
         self._num_evicted += len(events.evicted)
@@ -125,8 +128,8 @@ class WorkerMetrics:
     def _read(self) -> Iterator[Reading]:
         yield Reading(LOADED, self.loaded_bytes)
         yield Reading(SESSIONS, self.num_sessions)
-        for kind, count in self._faults.items():
-            yield Reading(FAULTS, count, (kind,))
+        for void, count in self._faults.items():
+            yield Reading(FAULTS, count, (void,))
         facts = self._facts
         if facts is None:
             return

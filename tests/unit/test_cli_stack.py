@@ -234,6 +234,16 @@ def test_several_workers_share_the_cores() -> None:
     assert "--threads" in plan_stack(StackSpec(num_workers=2)).worker_command(0)
 
 
+def test_services_of_one_role_do_not_fight_over_a_port_for_metrics(tmp_path: Path) -> None:
+    config = tmp_path / "tiercel.toml"
+    config.write_text("[worker]\nmetrics_port = 9600\n[tokenizer]\nmetrics_port = 0\n")
+    plan = plan_stack(StackSpec(num_workers=2, config=config))
+    assert plan.metrics_flags(Role.WORKER, 0) == []
+    assert plan.metrics_flags(Role.WORKER, 1) == ["--metrics-port", "9601"]
+    # Switched off is switched off for all, and the default finds a free one by itself.
+    assert plan.metrics_flags(Role.TOKENIZER, 1) == plan.metrics_flags(Role.SCHEDULER, 1) == []
+
+
 def test_a_taken_port_is_told_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -115,6 +115,11 @@ class StackPlan:
         """After this long a service that was told to stop is killed. Longer than it gives itself."""
         return float(self.tables.get(role, {}).get("drain_timeout_s", DEFAULT_DRAIN_S)) + 10.0
 
+    def metrics_flags(self, role: Role, index: int) -> list[str]:
+        """Of the service that is number `index` of its role, where the file gives a port for all of them."""
+        port = self.tables.get(role, {}).get("metrics_port")
+        return ["--metrics-port", str(port + index)] if index and isinstance(port, int) and port else []
+
     def worker_command(self, port: int) -> list[str]:
         threads = []
         if self.spec.num_workers > 1 and "threads" not in self.tables.get(Role.WORKER, {}):

@@ -108,7 +108,8 @@ class Supervisor:
     async def _keep(self, service: ServiceProcess) -> None:
         """Runs the service's processes one after another until the stack stops."""
         while True:
-            command = await self._command(service)
+            index = self._of(service.role).index(service)
+            command = await self._command(service) + self._plan.metrics_flags(service.role, index)
             exit_code = await service.run(command, self._report)
             if self._stops():
                 return
