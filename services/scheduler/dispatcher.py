@@ -135,8 +135,10 @@ class Dispatcher:
             link.submit(request)
             live.record.on_routed(link.address, link.block_bytes, time.monotonic_ns())
         elif may_wait:
-            self._live[request.request_id].link = None
+            live = self._live[request.request_id]
+            live.link = None
             self._waiting_room.add(request)
+            live.record.on_parked(time.monotonic_ns())
         else:
             states = "; ".join(f"{link.address} is {link.state} ({link.detail})" for link in self.links)
             raise WorkerLost(f"no worker is ready: {states}; try again when one is")
