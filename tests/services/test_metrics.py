@@ -16,7 +16,7 @@ from services.common.config import LogFormat, ServiceConfig
 from services.common.server import ServiceHost
 from services.common.telemetry import Telemetry, make_resource, open_telemetry
 from tests.fakes.worker_service import FakeEngine
-from tests.otlp_metrics_receiver import metrics_receiver
+from tests.otlp_metrics_receiver import http_metrics_receiver, metrics_receiver
 from tests.scrape import Scrape, scrape
 from tests.services.conftest import VOCAB_SIZE
 from tests.services.stack import Stack, eventually, running_stack
@@ -182,9 +182,14 @@ async def test_a_given_port_that_is_taken_is_an_error_and_a_default_one_is_passe
     await second.stop()
 
 
-async def test_metrics_arrive_at_a_collector_as_a_service_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    with metrics_receiver() as receiver:
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+async def test_metrics_arrive_at_a_collector_as_a_service_leaves(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = metrics_receiver() if protocol == "grpc" else http_metrics_receiver()
+    with running as receiver:
         monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
         telemetry = await asyncio.to_thread(open_telemetry, "tokenizer", ServiceConfig(otlp=receiver.endpoint))
         assert not telemetry.is_tracing
         host = await started_host(ServiceConfig(), telemetry)

@@ -197,6 +197,7 @@ def test_a_spec_survives_the_way_through_flags() -> None:
         config=Path("/c.toml"),
         ready_file=Path("/r.json"),
         log_dir=Path("/logs"),
+        otlp="http://collector:4317",
         is_private=True,
     )
     assert None not in [getattr(spec, name) for name in spec.__dataclass_fields__], "a new field needs a value here"
