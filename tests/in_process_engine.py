@@ -87,6 +87,7 @@ class InProcessEngine:
                     config,
                     loaded.weights_digest,
                     dtype=loaded.model.dtype,
+                    arithmetic=loaded.model.arithmetic,
                     kv_dtype=kv_dtype,
                     scale_mode=layout.scale_mode,
                     block_size=setup.block_size,

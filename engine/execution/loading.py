@@ -11,7 +11,7 @@ from engine.models.families import MODELS
 from engine.models.fingerprint import fingerprint
 from engine.models.llama import LlamaModel
 from engine.models.weights import Checkpoint, Progress, load_weights
-from kernels.attention.native import NativeAttention
+from kernels.attention.native import unsupported_head_dim
 from kernels.cpu.library import CpuKernels, KernelsUnavailable, load_kernels
 
 _CPU_SHARE = 0.25
@@ -67,7 +67,7 @@ def load_model(
 
 def native_kernels(config: ModelConfig, dtype: torch.dtype, device: torch.device, isa: str) -> CpuKernels | None:
     """The kernels that compute whole layers of such a model here; None: torch's operations do."""
-    if dtype != torch.bfloat16 or device.type != "cpu" or not NativeAttention.supports(config.head_dim):
+    if dtype != torch.bfloat16 or device.type != "cpu" or unsupported_head_dim(config.head_dim) is not None:
         return None
     try:
         return load_kernels(isa)

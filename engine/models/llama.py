@@ -104,6 +104,11 @@ class LlamaModel:
             else Linear(config.hidden_size, config.vocab_size, False, dtype, device)
         )
 
+    @property
+    def arithmetic(self) -> str:
+        """Whose operations compute the layers; results differ in their rounding."""
+        return "torch" if self._native is None else f"native-{self._native.isa}"
+
     def build_layer(self, config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device) -> LlamaLayer:
         return LlamaLayer(config, index, dtype, device)
 
@@ -147,7 +152,8 @@ class LlamaModel:
         In the model's dtype, or float32 where the layers are computed natively, whose residual stream that is.
         """
         if self._native is not None:
-            assert isinstance(attention, NativeAttention) and isinstance(plan, NativePlan)
+            assert isinstance(attention, NativeAttention)
+            assert isinstance(plan, NativePlan)
             cos, sin, rows = self.rope.tables(positions, num_prompt_tokens)
             return self._native.hidden(token_ids, cos, sin, rows, attention, plan)
         hidden = F.embedding(token_ids, self._embedding)

@@ -62,8 +62,13 @@ def unsupported(kv: PagedKv) -> str | None:
     """Why the kernels cannot attend over these pages, or None."""
     if kv.data.device.type != "cpu":
         return f"the pages are on {kv.data.device}"
-    if kv.head_dim % 8 or kv.head_dim > MAX_HEAD_DIM:
-        return f"head_dim {kv.head_dim} is not a multiple of 8 up to {MAX_HEAD_DIM}"
+    return unsupported_head_dim(kv.head_dim)
+
+
+def unsupported_head_dim(head_dim: int) -> str | None:
+    """Why the kernels cannot attend with such heads, or None."""
+    if head_dim % 8 or head_dim > MAX_HEAD_DIM:
+        return f"head_dim {head_dim} is not a multiple of 8 up to {MAX_HEAD_DIM}"
     return None
 
 

@@ -132,6 +132,7 @@ class CpuDecoder:
         self._logits = kernels.function(
             "tiercel_decoder_logits", *[ctypes.c_void_p] * 2, ctypes.c_int64, *[ctypes.c_void_p] * 2
         )
+        self.isa = kernels.isa
         self._shape = shape
         self._kept: list[torch.Tensor] = []
         """What the structures below point to."""
@@ -170,8 +171,11 @@ class CpuDecoder:
         int64 [tokens], each token's row of them.
         """
         num_tokens = len(token_ids)
-        assert token_ids.dtype == torch.int32 and rope_rows.dtype == torch.int64
-        assert cos.dtype == sin.dtype == torch.float32 and cos.is_contiguous() and sin.is_contiguous()
+        assert token_ids.dtype == torch.int32
+        assert rope_rows.dtype == torch.int64
+        assert cos.dtype == sin.dtype == torch.float32
+        assert cos.is_contiguous()
+        assert sin.is_contiguous()
         self._reserve(num_tokens)
         hidden = torch.empty(num_tokens, self._shape.hidden_size)
         step = _Step(
@@ -194,7 +198,8 @@ class CpuDecoder:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 [rows, vocab_size] for rows of what `hidden` returns."""
-        assert hidden.dtype == torch.float32 and hidden.is_contiguous()
+        assert hidden.dtype == torch.float32
+        assert hidden.is_contiguous()
         self._reserve(len(hidden))
         logits = torch.empty(len(hidden), self._decoder.lm_head.num_outputs)
         self._logits(

@@ -36,10 +36,12 @@ def pack_bias(bias: torch.Tensor) -> torch.Tensor:
 
 def interleave_gate_up(merged: torch.Tensor) -> torch.Tensor:
     """[2 * size, ...], all of gate then all of up, to panels of 16 rows of gate and the 16 of up that they multiply."""
-    gate, up = (_padded_rows(part).unflatten(0, (-1, _TILE)) for part in merged.chunk(2))
+    gate, up = (_tiles_of_rows(part) for part in merged.chunk(2))
     return torch.stack((gate, up), dim=1).flatten(0, 2)
 
 
-def _padded_rows(rows: torch.Tensor) -> torch.Tensor:
+def _tiles_of_rows(rows: torch.Tensor) -> torch.Tensor:
+    """[tiles, 16, ...], the last one filled up with zeros."""
     missing = -len(rows) % _TILE
-    return torch.cat((rows, rows.new_zeros(missing, *rows.shape[1:])))
+    filled = torch.cat((rows, rows.new_zeros(missing, *rows.shape[1:])))
+    return filled.view(-1, _TILE, *rows.shape[1:])

