@@ -105,13 +105,13 @@ public:
         const Partial sum(buffers_.sum, unit_.num_columns), part(buffers_.part, unit_.num_columns);
         if (unit_.num_tasks == 1) {
             for (int64_t split = first_split; split < last_split; ++split) {
-                attend_split(split, split == first_split ? sum : part);
+                attend_split(split, last_split, split == first_split ? sum : part);
                 if (split > first_split) merge(sum, part, unit_.num_columns, value_floats_);
             }
             finish(sum);
             return;
         }
-        for (int64_t split = first_split; split < last_split; ++split) attend_split(split, partial(split));
+        for (int64_t split = first_split; split < last_split; ++split) attend_split(split, last_split, partial(split));
         if (__atomic_sub_fetch(&unit_.tasks_left, 1, __ATOMIC_ACQ_REL) > 0) return;
         unit_.tasks_left = unit_.num_tasks;
         const Partial merged = partial(unit_.first_split);
@@ -142,11 +142,11 @@ private:
         }
     }
 
-    void attend_split(int64_t split, const Partial& into) {
-        const int64_t start = split * kSplitTokens;
-        const int64_t count = std::min<int64_t>(kSplitTokens, batch_.context_lens[unit_.row] - start);
+    void attend_split(int64_t split, int64_t last_split, const Partial& into) {
+        const int64_t start = split * kSplitTokens, rest = batch_.context_lens[unit_.row] - start;
+        const int64_t count = std::min(kSplitTokens, rest);
         Math::attend_split({kv_, batch_.block_table + unit_.row * batch_.table_stride, layer_, unit_.kv_head, start, count,
-                            unit_.num_columns, buffers_.low, buffers_.high, score_scale_},
+                            split + 1 < last_split ? rest - count : 0, unit_.num_columns, buffers_.low, buffers_.high, score_scale_},
                            buffers_.queries, buffers_.split, into);
     }
 

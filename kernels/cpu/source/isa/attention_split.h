@@ -20,6 +20,7 @@ struct Split {
     const int32_t* blocks;
     int64_t layer, head;
     int64_t start, count;
+    int64_t following;  // tokens behind them that are read next
     int64_t columns;
     const float* low;
     const float* high;

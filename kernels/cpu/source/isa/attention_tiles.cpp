@@ -221,6 +221,28 @@ void attend_block(const Split& split, TiledKv& kv, int64_t block, const bf16* qu
     }
 }
 
+// Sixteen rows of queries, in place, to tiles [dims / 32][16 pairs of dimensions][16 columns], as the right operand.
+void pack_queries(const PagedKv& kv, bf16* tile) {
+    alignas(64) bf16 rows[kTile * kMaxHeadDim];
+    const int64_t dims = padded_dims(kv);
+    std::memcpy(rows, tile, static_cast<size_t>(kTile * dims * 2));
+    for (int64_t step = 0; step < dims / 32; ++step) {
+        __m512i pairs[kTile];
+        for (int column = 0; column < kTile; ++column) {
+            const bf16* row = rows + column * dims;
+            if (!is_fp8(kv)) {
+                pairs[column] = _mm512_load_si512(row + step * 32);
+                continue;
+            }
+            // The order of E4m3Widener::key: every other eight of 64.
+            const __m512i a = _mm512_load_si512(row + step / 2 * 64), b = _mm512_load_si512(row + step / 2 * 64 + 32);
+            pairs[column] = step % 2 ? _mm512_shuffle_i32x4(a, b, 0xdd) : _mm512_shuffle_i32x4(a, b, 0x88);
+        }
+        transpose16(pairs);
+        for (int i = 0; i < kTile; ++i) _mm512_store_si512(tile + step * kTileWords + i * 32, pairs[i]);
+    }
+}
+
 }  // namespace
 
 int64_t value_floats(const PagedKv& kv) { return padded_dims(kv); }
@@ -231,17 +253,13 @@ int64_t scratch_bytes(const PagedKv& kv) {
     return 2 * kSplitTokens * kTile * 4 + 2 * kSplitTokens * kTile * 2 + TiledKv::scratch_bytes(kv);
 }
 
-void put_query(const PagedKv& kv, const float* row, int64_t column, int64_t, uint8_t* queries) {
-    // Tiles [dims / 32][16 pairs of dimensions][16 columns], as the right operand.
+void put_query(const PagedKv& kv, const float* row, int64_t column, int64_t columns, uint8_t* queries) {
     const int64_t dims = padded_dims(kv);
-    bf16* to = reinterpret_cast<bf16*>(queries) + column / kTile * kTile * dims + column % kTile * 2;
-    alignas(64) bf16 words[kMaxHeadDim];
+    bf16* tile = reinterpret_cast<bf16*>(queries) + column / kTile * kTile * dims;
+    bf16* words = tile + column % kTile * dims;
     for (int64_t d = 0; d < kv.head_dim; d += 8)
         _mm_store_si128(reinterpret_cast<__m128i*>(words + d), to_bf16(_mm256_loadu_ps(row + d)));
-    for (int64_t i = 0; i < dims; i += 2) {
-        const int64_t d = dimension_of_key(kv, i);
-        if (d < kv.head_dim) std::memcpy(to + i / 2 * 2 * kTile, words + d, 4);
-    }
+    if (column % kTile == kTile - 1 || column == columns - 1) pack_queries(kv, tile);
 }
 
 void attend_split(const Split& split, const uint8_t* queries, uint8_t* memory, const Partial& partial) {

@@ -6,6 +6,9 @@
 namespace tiercel::TIERCEL_ISA::tiled {
 namespace {
 
+// How far ahead memory is asked for, in groups of kKeyStep tokens.
+constexpr int64_t kGroupsAhead = 2;
+
 // The bf16 of each code without its sign.
 struct E4m3Table {
     alignas(64) uint8_t low[128] = {}, high[128] = {};
@@ -64,34 +67,41 @@ void E4m3Widener::in_order(const float* from, float* to) {
 
 TiledKv::TiledKv(const Split& split, uint8_t* scratch)
     : split_(split), dims_(padded_dims(split.kv)), row_bytes_(split.kv.head_dim * element_bytes(split.kv.element)),
+      num_groups_(round_up(split.count, kKeyStep) / kKeyStep),
       in_place_(split.kv.element == Element::kBf16 && split.kv.head_dim == dims_ && split.kv.block_size % kTile == 0) {
     keys_ = reinterpret_cast<bf16*>(scratch);
     values_ = keys_ + kSplitTokens * dims_;
     key_factors_ = reinterpret_cast<float*>(values_ + kSplitTokens * dims_);
     value_factors_ = key_factors_ + kSplitTokens;
     tiles_ = reinterpret_cast<const bf16**>(value_factors_ + kSplitTokens);
+    const int64_t first = split.first_seen(0) / kKeyStep;
+    for (int64_t group = first; group < first + kGroupsAhead; ++group) ask_ahead(group);
 }
 
 int64_t TiledKv::scratch_bytes(const PagedKv& kv) {
     return kSplitTokens * (padded_dims(kv) * 4 + 2 * 4) + round_up(kSplitTokens / kTile * 8, 64);
 }
 
-void TiledKv::prefetch(bool is_value, int64_t first, int64_t last) const {
-    split_.runs(is_value, first, std::min(last, split_.count),
-                [&](const uint8_t* page, int64_t offset, int64_t, int64_t number) {
-                    const uint8_t* from = page + offset * row_bytes_;
-                    for (int64_t i = 0; i < number * row_bytes_; i += 64)
-                        _mm_prefetch(reinterpret_cast<const char*>(from + i), _MM_HINT_T0);
-                    if (is_fp8(split_.kv))
-                        _mm_prefetch(reinterpret_cast<const char*>(page + split_.kv.scales_offset_bytes + 2 * offset),
-                                     _MM_HINT_T0);
-                });
+void TiledKv::ask_ahead(int64_t group) {
+    while (asked_ < num_ahead_) ask_for_row();
+    num_ahead_ = asked_ = 0;
+    const bool is_value = group >= num_groups_ && group < 2 * num_groups_;
+    const bool is_next = group >= 2 * num_groups_;
+    const int64_t first = is_next ? split_.count + (group - 2 * num_groups_) * kKeyStep
+                                  : (group - (is_value ? num_groups_ : 0)) * kKeyStep;
+    const int64_t last = std::min(first + kKeyStep, is_next ? split_.count + split_.following : split_.count);
+    split_.runs(is_value, first, last, [&](const uint8_t* page, int64_t offset, int64_t, int64_t number) {
+        for (int64_t i = 0; i < number; ++i) ahead_[num_ahead_++] = page + (offset + i) * row_bytes_;
+        if (is_fp8(split_.kv))
+            _mm_prefetch(reinterpret_cast<const char*>(page + split_.kv.scales_offset_bytes + 2 * offset), _MM_HINT_T0);
+    });
 }
 
 template <Element kElement>
-void TiledKv::widen_keys(const uint8_t* rows, int64_t number, bf16* to) const {
+void TiledKv::widen_keys(const uint8_t* rows, int64_t number, bf16* to) {
     const int64_t count = split_.kv.head_dim;
     for (int64_t i = 0; i < number; ++i, rows += row_bytes_, to += dims_) {
+        ask_for_row();
         if constexpr (kElement == Element::kFp8E4m3) {
             for (int64_t d = 0; d < dims_; d += 64)
                 widener_.key(_mm512_maskz_loadu_epi8(first_bytes(count - d), rows + d), to + d);
@@ -127,7 +137,7 @@ void TiledKv::fetch_keys(int64_t step) {
     if (keys_fetched_ >> (step / kKeyStep) & 1) return;
     keys_fetched_ |= 1u << (step / kKeyStep);
     const int64_t last = std::min(step + kKeyStep, split_.count);
-    prefetch(false, last, last + kKeyStep);
+    ask_ahead(step / kKeyStep + kGroupsAhead);
     for (int64_t t = step; t < step + kKeyStep; t += kTile) tiles_[t / kTile] = keys_ + t * dims_;
     if (is_fp8(split_.kv)) split_.load_factors(false, step, last, split_.score_scale, key_factors_);
     else std::fill_n(key_factors_ + step, kKeyStep, split_.score_scale);
@@ -149,7 +159,7 @@ void TiledKv::fetch_values(int64_t step) {
     if (values_fetched_ >> (step / kPairStep) & 1) return;
     values_fetched_ |= 1u << (step / kPairStep);
     const int64_t last = std::min(step + kPairStep, split_.count);
-    prefetch(true, last, last + kPairStep);
+    if (step % kKeyStep == 0) ask_ahead(num_groups_ + step / kKeyStep + kGroupsAhead);
     std::fill_n(value_factors_ + step, kPairStep, 0.0f);
     if (is_fp8(split_.kv)) split_.load_factors(true, step, last, 1.0f, value_factors_);
     else std::fill_n(value_factors_ + step, last - step, 1.0f);
@@ -160,6 +170,8 @@ void TiledKv::fetch_values(int64_t step) {
     with_element(split_.kv.element, [&](auto tag) {
         bf16* to = values_ + step * dims_;
         for (int64_t i = 0; i < kPairStep; i += 2, to += 2 * dims_) {
+            ask_for_row();
+            ask_for_row();
             if (rows[i]) widen_values<tag.value>(rows[i], rows[i + 1], to);
             else std::memset(to, 0, static_cast<size_t>(dims_ * 4));
         }

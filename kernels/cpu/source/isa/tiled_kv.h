@@ -2,7 +2,7 @@
 // tokens interleaved, which is the right operand of P V.
 //
 // FP8 codes are widened 64 at a time by instructions that work within 128-bit lanes, so the dimensions come out in
-// another order. Q is laid out in that order too (`dimension_of_key`), and results are put right at the end.
+// another order: key() says which. Q is laid out in that order too, and results are put right at the end.
 #pragma once
 
 #include "attention_split.h"
@@ -18,13 +18,6 @@ inline bool is_fp8(const PagedKv& kv) { return kv.element == Element::kFp8E4m3; 
 // Dimensions with padding: of K's rows in bf16, and of V's.
 inline int64_t padded_dims(const PagedKv& kv) { return round_up(kv.head_dim, is_fp8(kv) ? 64 : 32); }
 
-// Which dimension the i-th element of K's rows is.
-inline int64_t dimension_of_key(const PagedKv& kv, int64_t i) {
-    if (!is_fp8(kv)) return i;
-    const int64_t chunk = i / 64, half = i % 64 / 32, lane = i % 32 / 8;
-    return chunk * 64 + lane * 16 + half * 8 + i % 8;
-}
-
 // E4M3 to bf16, exactly: each code's two bytes come from a table, as AMX takes denormals for zero and the bits alone
 // would not do for E4M3's.
 class E4m3Widener {
@@ -39,7 +32,7 @@ public:
         high = _mm512_ternarylogic_epi64(magnitude, codes, _mm512_set1_epi8(-128), 0xf8);
     }
 
-    // A row of K: elements [64 i, 64 i + 64) of padded_dims.
+    // 64 elements of a row of K: the first eight of every sixteen, then the others.
     void key(__m512i codes, bf16* to) const {
         __m512i low, high;
         bytes(codes, low, high);
@@ -83,20 +76,29 @@ public:
     const float* value_factors() const { return value_factors_; }
 
 private:
-    void prefetch(bool is_value, int64_t first, int64_t last) const;
+    // Memory is slow and pages are scattered, so what is read two groups on is asked for meanwhile, a row at a time:
+    // K's groups of kKeyStep tokens come first, then V's, then those of the K that follows.
+    void ask_ahead(int64_t group);
+    void ask_for_row() {
+        if (asked_ == num_ahead_) return;
+        const uint8_t* row = ahead_[asked_++];
+        for (int64_t i = 0; i < row_bytes_; i += 64) _mm_prefetch(reinterpret_cast<const char*>(row + i), _MM_HINT_T0);
+    }
     template <Element kElement>
-    void widen_keys(const uint8_t* rows, int64_t number, bf16* to) const;
+    void widen_keys(const uint8_t* rows, int64_t number, bf16* to);
     template <Element kElement>
     void widen_values(const uint8_t* even, const uint8_t* odd, bf16* to) const;
 
     const Split& split_;
-    const int64_t dims_, row_bytes_;
+    const int64_t dims_, row_bytes_, num_groups_;
     const bool in_place_;
     bf16* keys_;      // [kSplitTokens, dims]
     bf16* values_;    // [kSplitTokens / 2, dims, 2]
     float* key_factors_;
     float* value_factors_;
     const bf16** tiles_;
+    const uint8_t* ahead_[kKeyStep];
+    int64_t num_ahead_ = 0, asked_ = 0;
     uint32_t keys_fetched_ = 0, values_fetched_ = 0;
     E4m3Widener widener_;
 };
