@@ -247,7 +247,7 @@ def main(path: Path, samples: int, with_random: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"measures": [asdict(measure) for measure in measures]}))
     else:
-        show(Console(width=max(Console().width, 130)), measures)
+        show(Console(width=max(Console().width, 150)), measures)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Which keys the disk of a host holds, as far as the scheduler knows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from engine.ids import BlockKey
 
@@ -17,6 +17,9 @@ class DiskMirror:
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def __iter__(self) -> Iterator[BlockKey]:
+        return iter(self._keys)
 
     def __contains__(self, key: BlockKey) -> bool:
         return key in self._keys
