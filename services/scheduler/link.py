@@ -14,8 +14,9 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from engine.blocks.disk import DiskMirror
-from engine.errors import InferError, TierFull, WorkerLost
-from engine.ids import BlockKey, SeqSlot, StepId
+from engine.errors import InferError, WorkerLost
+from engine.ids import SeqSlot, StepId
+from engine.scheduling.figures import Cleared
 from engine.scheduling.request import Event, FinishReason, Request
 from engine.scheduling.scheduler import Scheduler
 from services.common import logs
@@ -30,6 +31,7 @@ from services.scheduler.execution_wire import (
     transfers_to_wire,
 )
 from services.scheduler.link_counters import LinkCounters
+from services.scheduler.link_pins import LinkPins
 from tiercel.v1 import execution_pb2, execution_pb2_grpc
 
 _log = logs.get_logger(__name__)
@@ -113,8 +115,7 @@ class WorkerLink:
         self._deadline_handle: asyncio.TimerHandle | None = None
         self._was_serving = False
         self._is_persisting = False
-        # What was pinned when the last session ended: the namespace of the keys, and the keys by name.
-        self._pinned: tuple[bytes, dict[str, tuple[BlockKey, ...]]] = (b"", {})
+        self.pins = LinkPins(address)
 
     @property
     def is_ready(self) -> bool:
@@ -130,6 +131,18 @@ class WorkerLink:
         if self.scheduler is not None:
             self.scheduler.cancel(engine_id, time.monotonic_ns(), index, reason)
             self._pump_soon()
+
+    def unpin(self, name: str) -> bool:
+        """Whether there was anything pinned under the name here."""
+        was_pinned = self.pins.unpin(self.scheduler, name)
+        self._pump_soon()
+        return was_pinned
+
+    def clear_cached(self) -> Cleared:
+        """See `Scheduler.clear_cached`. Nothing where there is no session."""
+        cleared = Cleared(0, 0, 0) if self.scheduler is None else self.scheduler.clear_cached()
+        self._pump_soon()
+        return cleared
 
     async def drain(self) -> None:
         """Finish what runs, keep on disk what is worth keeping, end the session. Returns when that is done."""
@@ -217,6 +230,13 @@ class WorkerLink:
                 self._on_tier_events(message.tier_events)
             case "tier_fault":
                 self._on_tier_fault(message.tier_fault)
+            case "pinned":
+                if self.scheduler is not None:
+                    self.pins.on_told(self.scheduler, message.pinned)
+                    self._pump_soon()
+            case "pin_kept":
+                self.pins.on_kept(message.pin_kept)
+                self._pump_soon()
             case "fault":
                 self._on_fault(message.fault)
             case "loading":
@@ -236,7 +256,7 @@ class WorkerLink:
             self._set_state(LinkState.MISMATCH, objection)
             return
         self.scheduler = Scheduler(scheduler_config(ready, self._config), self._owner.disk_mirror(ready))
-        self._pin_again(self.scheduler, ready.namespace)
+        self.pins.begin(self.scheduler, ready)
         self.tier_notes = {"host": ready.host_note, "disk": ready.disk_note}
         self._lost.clear()
         self.ready_since_ns = time.monotonic_ns()
@@ -252,17 +272,6 @@ class WorkerLink:
             ),
         )
         self._set_state(LinkState.READY, "")
-
-    def _pin_again(self, scheduler: Scheduler, namespace: bytes) -> None:
-        """What was pinned stays so, as long as the worker that comes back serves the same."""
-        pinned_namespace, pinned = self._pinned
-        if pinned_namespace != namespace:
-            return
-        for name, keys in pinned.items():
-            try:
-                scheduler.pin(name, keys)
-            except TierFull as error:
-                _log.error("pinned no longer", extra=logs.fields(worker=self.address, name=name, reason=str(error)))
 
     def _on_result(self, message: execution_pb2.StepResult) -> None:
         if self.scheduler is None:
@@ -317,7 +326,9 @@ class WorkerLink:
             self._outbox.put_nowait(plan_to_wire(plan, self._owner.client_id))
             self.counters.count_plan(plan)
         self._send_transfers(scheduler)
-        if scheduler.is_saving:
+        for pin in self.pins.take_messages(scheduler):
+            self._outbox.put_nowait(pin)
+        if scheduler.is_saving or not self.pins.is_settled:
             self.saved.clear()
         else:
             self.saved.set()
@@ -339,7 +350,7 @@ class WorkerLink:
             self._is_persisting = True
             scheduler.begin_drain(time.monotonic_ns(), int(self._config.persist_timeout_s * 1e9))
             self._send_transfers(scheduler)
-        if scheduler.is_drained:
+        if scheduler.is_drained and self.pins.is_settled:
             self._outbox.put_nowait(None)
 
     def _arm_deadline(self, scheduler: Scheduler) -> None:
@@ -364,7 +375,7 @@ class WorkerLink:
         if self._deadline_handle is not None:
             self._deadline_handle.cancel()
         if self.scheduler is not None and self.ready is not None:
-            self._pinned = (self.ready.namespace, self.scheduler.pinned_keys())
+            self.pins.end(self.scheduler)
         scheduler, self.scheduler, self.ready = self.scheduler, None, None
         self._lost.set()
         self.saved.set()

@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator
 import grpc
 
 from engine.scheduling.plan import StepResult
-from kvstore.transfer import TierEvents, TierFault, TransferResult
+from kvstore.transfer import PinKept, PinnedKeys, TierEvents, TierFault, TransferResult
 from services.worker.engine_thread import EngineSession, EngineThread, Outcome, StepFault
 from services.worker.tier_wire import (
+    pin_from_wire,
+    pin_kept_to_wire,
+    pinned_to_wire,
     tier_events_to_wire,
     tier_fault_to_wire,
     transfer_result_to_wire,
@@ -56,6 +59,10 @@ class WorkerSession:
                 self.send(tier_events_to_wire(outcome))
             case TierFault():
                 self.send(tier_fault_to_wire(outcome))
+            case PinnedKeys():
+                self.send(pinned_to_wire(outcome))
+            case PinKept():
+                self.send(pin_kept_to_wire(outcome))
 
     async def run(self, messages: AsyncIterator[execution_pb2.PlanMessage], context: SessionContext) -> None:
         """Until either side ends the stream, or `end` is called."""
@@ -78,5 +85,7 @@ class WorkerSession:
                     self._engine.run(self._hold, plan_from_wire(message.plan), received_ns)
                 elif message.HasField("transfers"):
                     self._engine.move(self._hold, transfers_from_wire(message.transfers))
+                elif message.HasField("pin") and self._engine.keeper is not None:
+                    self._engine.keeper.pins.write(pin_from_wire(message.pin))
         finally:
             self.end()

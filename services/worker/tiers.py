@@ -15,7 +15,7 @@ from kvstore.disk_store import DiskStore
 from kvstore.errors import TierError
 from kvstore.executor import ExecutorLimits, TierExecutor
 from kvstore.slab import HostSlab
-from kvstore.transfer import Tier, TierEvents, TierFault, Transfer
+from kvstore.transfer import Tier, TierFault, Transfer
 from services.common import logs
 from services.common.byte_size import format_byte_size
 from services.worker.config import WorkerConfig
@@ -65,11 +65,11 @@ class Mover:
             raise TierError(f"transfers of the session before still hang after {_SETTLE_S:.0f} s")
 
     def announce(self) -> None:
-        if self._disk is None:
+        if self.keeper is None:
             return
         try:
-            for chunk in self._disk.key_chunks():
-                self._tell(TierEvents(stored=chunk))
+            self.keeper.listing.tell_pins()
+            self.keeper.listing.tell_keys()
         except (TierError, OSError) as error:
             # What is not announced is not fetched; nothing else is lost.
             self._tell(TierFault(Tier.DISK, f"cannot list what is on disk: {error}"))
@@ -93,6 +93,7 @@ class OpenTiers:
     disk_capacity_bytes: int = 0
     host_note: str = ""
     disk_note: str = ""
+    max_pinned_disk_blocks: int = 0
 
 
 def open_tiers(
@@ -133,6 +134,7 @@ def open_tiers(
         disk_capacity_bytes=disk.options.cap_bytes if disk is not None else 0,
         host_note=slab.pin_failure or "",
         disk_note=disk_note,
+        max_pinned_disk_blocks=0 if disk is None else disk.options.max_pinned_bytes // disk.options.slot_bytes,
     )
 
 

@@ -89,5 +89,6 @@ def ready_to_wire(facts: WorkerFacts, pid: int) -> execution_pb2.WorkerMessage:
             disk_capacity_bytes=facts.disk_capacity_bytes,
             host_note=facts.host_note,
             disk_note=facts.disk_note,
+            max_pinned_disk_blocks=facts.max_pinned_disk_blocks,
         )
     )
