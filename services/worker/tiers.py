@@ -17,7 +17,6 @@ from kvstore.executor import ExecutorLimits, TierExecutor
 from kvstore.slab import HostSlab
 from kvstore.transfer import Tier, TierFault, Transfer
 from services.common import logs
-from services.common.byte_size import format_byte_size
 from services.worker.config import WorkerConfig
 from services.worker.disk_keeper import DiskKeeper
 from services.worker.engine_thread import LoadProgress, TierNews
@@ -108,7 +107,7 @@ def open_tiers(
     host_bytes = _host_bytes(config, pool)
     if host_bytes < block_bytes:
         is_off = config.host_cache == 0
-        note = "" if is_off else f"{format_byte_size(host_bytes)} hold no block of {block_bytes} bytes; give it more"
+        note = "" if is_off else f"a host cache of {host_bytes} bytes holds no block of {block_bytes}; give it more"
         return OpenTiers(host_note=note, disk_note="" if is_off else "the disk tier needs a host tier")
     try:
         slab = HostSlab(host_bytes // block_bytes, block_bytes, pool.device, progress)
