@@ -2,9 +2,15 @@
 
     python -m bench.kv_quality [--checkpoint DIR] [--samples 20] [--json]
 
-All models compute in fp32, so whatever differs comes from the blocks. Random-weight checkpoints (made once and kept)
-have narrow margins between their best tokens: they show the size of the error, not what a trained model makes of it.
-The second part is the demo model, or any with its chat template: perplexity of held-out text, and recall by distance.
+All models compute in fp32 where nothing else is said, so whatever differs comes from the blocks. Random-weight
+checkpoints (made once and kept) have narrow margins between their best tokens: they show the size of the error, not
+what a trained model makes of it. The second part is the demo model, or any with its chat template: how often the most
+likely token is the text's own (accuracy) and the one that fp32 blocks give (agreement), perplexity, and recall by
+distance.
+
+Text that nobody can predict, as a code that is stated for the first time, has many tokens of equal merit, and any
+rounding chooses among them anew. Agreement is therefore also given for where the model is sure, and for the same
+formats in a model that computes in bf16, which is what that rounding alone does.
 """
 
 import json
@@ -40,7 +46,11 @@ RANDOM_SHAPES = (
 RANDOM_TEXTS = 4
 RANDOM_TOKENS = 1024
 CHAT_TOKENS = 1024
+SURE = 0.5
+"""Probability of the most likely token, from which on a position counts as sure."""
 FORMATS_AND_TRUTH = (TRUTH, *FORMATS)
+JUDGED = "fp8"
+"""The format whose distance from fp32 has a column of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +116,8 @@ def trained_model(path: Path, samples: int) -> Iterator[Measure]:
     chats = [encode_chat(tokenizer, conversation(seed, CHAT_TOKENS, test=True), CHAT_TOKENS) for seed in range(samples)]
     yield from compare_texts(path.name, loaded, [ids for ids, _ in chats])
     yield from predictions(path.name, loaded, chats)
+    in_bf16 = load_model(path, dtype=torch.bfloat16, device=torch.device("cpu"))
+    yield bf16_agreement(path.name, loaded, in_bf16, [ids for ids, _ in chats])
     for distance in DISTANCES:
         if distance + 200 <= loaded.max_model_tokens:
             yield recall(path.name, loaded, tokenizer, distance, samples)
@@ -117,13 +129,18 @@ def predictions(name: str, loaded: LoadedModel, chats: list[tuple[list[int], lis
     said = torch.cat([torch.tensor(said[1:], dtype=torch.bool) for _, said in chats])
     losses: dict[str, torch.Tensor] = {}
     chosen: dict[str, torch.Tensor] = {}
+    sure = torch.empty(0, dtype=torch.bool)
     for kv_format in FORMATS_AND_TRUTH:
         scorer = Scorer(loaded, kv_format)
-        found: list[tuple[torch.Tensor, torch.Tensor]] = []
+        found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for (ids, _), target in zip(chats, targets, strict=True):
             logits = scorer.logits(ids[:-1])
-            found.append((F.cross_entropy(logits, target, reduction="none"), logits.argmax(dim=-1)))
-        losses[kv_format.name], chosen[kv_format.name] = (torch.cat(each) for each in zip(*found, strict=True))
+            best = logits.max(dim=-1)
+            is_sure = best.values - logits.logsumexp(dim=-1) >= math.log(SURE)
+            found.append((F.cross_entropy(logits, target, reduction="none"), best.indices, is_sure))
+        losses[kv_format.name], chosen[kv_format.name], is_sure = (torch.cat(each) for each in zip(*found, strict=True))
+        if kv_format is TRUTH:
+            sure = is_sure
     flat_targets = torch.cat(targets)
     agrees = {key: ids == chosen[TRUTH.name] for key, ids in chosen.items()}
     correct = {key: ids == flat_targets for key, ids in chosen.items()}
@@ -131,8 +148,21 @@ def predictions(name: str, loaded: LoadedModel, chats: list[tuple[list[int], lis
         count = int(part.sum())
         perplexity = {key: math.exp(each[part].mean().item()) for key, each in losses.items()}
         yield Measure(name, f"perplexity{suffix}", "", perplexity, count)
-        yield Measure(name, f"top-1 correct{suffix}", "%", _percent(correct, part), count)
+        yield Measure(name, f"top-1 accuracy{suffix}", "%", _percent(correct, part), count)
     yield Measure(name, "top-1 agreement, answers", "%", _percent(agrees, said), int(said.sum()))
+    yield Measure(name, f"top-1 agreement, p ≥ {SURE}", "%", _percent(agrees, sure), int(sure.sum()))
+
+
+def bf16_agreement(name: str, loaded: LoadedModel, in_bf16: LoadedModel, texts: list[list[int]]) -> Measure:
+    """Top-1 agreement of the model in bf16, by format of its blocks, with the model in fp32 and fp32 blocks."""
+    truth = Scorer(loaded, TRUTH)
+    want = torch.cat([truth.logits(ids).argmax(dim=-1) for ids in texts])
+    agrees: dict[str, torch.Tensor] = {}
+    for kv_format in FORMATS_AND_TRUTH:
+        scorer = Scorer(in_bf16, kv_format)
+        agrees[kv_format.name] = torch.cat([scorer.logits(ids).argmax(dim=-1) for ids in texts]) == want
+    everywhere = torch.ones_like(want, dtype=torch.bool)
+    return Measure(name, "top-1 agreement, bf16 model", "%", _percent(agrees, everywhere), len(want))
 
 
 def _percent(hits: dict[str, torch.Tensor], part: torch.Tensor) -> dict[str, float]:
@@ -160,11 +190,24 @@ def recall(name: str, loaded: LoadedModel, tokenizer: PreTrainedTokenizerFast, d
 
 
 def show(console: Console, measures: list[Measure]) -> None:
-    table = Table("model", "measure", *(kv_format.name for kv_format in FORMATS_AND_TRUTH), "samples")
+    formats = [kv_format.name for kv_format in FORMATS_AND_TRUTH]
+    table = Table("model", "measure", *formats, f"{JUDGED} off by", "samples")
     for measure in measures:
         values = (number(measure)(measure.values[kv_format.name]) for kv_format in FORMATS_AND_TRUTH)
-        table.add_row(measure.model, measure.name, *values, str(measure.samples))
+        table.add_row(measure.model, measure.name, *values, distance_from_truth(measure), str(measure.samples))
     console.print(table)
+
+
+def distance_from_truth(measure: Measure) -> str:
+    """Of the judged format from fp32 blocks: in points, or as a part."""
+    value, truth = measure.values[JUDGED], measure.values[TRUTH.name]
+    match measure.unit:
+        case "%":
+            return f"{value - truth:+.2f} points"
+        case "nats":
+            return ""
+        case _:
+            return f"{100 * (value / truth - 1):+.2f} %"
 
 
 def number(measure: Measure) -> Callable[[float], str]:
@@ -204,7 +247,7 @@ def main(path: Path, samples: int, with_random: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"measures": [asdict(measure) for measure in measures]}))
     else:
-        show(Console(width=max(Console().width, 130)), measures)
+        show(Console(width=max(Console().width, 150)), measures)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ _TRIES = 3
 
 
 class DiskTier:
-    """`fetch`, `read_ahead`, `key_chunks`, `take_events` and `care` from any thread; the others from one at a time."""
+    """`store`, `flush`, `clear`, `revive` and `close` from one thread at a time, all else from any."""
 
     def __init__(self, options: DiskOptions, clock: Callable[[], int] = time.time_ns) -> None:
         """Opens or makes the tier; `clock` is the wall clock in ns. Raises a DiskTierError that says what to do."""
@@ -146,7 +146,7 @@ class DiskTier:
                 tries = _TRIES
             else:
                 failures += group.failures
-                notice = group.notice or notice
+                notice = group.notice
                 tries = 0 if group.failures else tries + 1
                 with self._lock:
                     self._stored += group.stored
@@ -173,6 +173,28 @@ class DiskTier:
         with self._lock:
             self._evicted += gone
         return num_cleared
+
+    def pins(self) -> dict[str, list[bytes]]:
+        """The names of the namespace and the keys that they pin. From any thread."""
+        files = self._files
+        with files.index.read() as txn:
+            return dict(files.pins.names(txn, self.options.namespace))
+
+    def pin(self, name: str, keys: Sequence[bytes]) -> None:
+        """Add to what the name pins; committed on return. From any thread."""
+        files = self._files
+        with files.index.write() as txn:
+            files.pins.add(txn, self.options.namespace, name, keys)
+
+    def unpin(self, name: str) -> None:
+        """A name that is not pinned is ignored. From any thread."""
+        files = self._files
+        with files.index.write() as txn:
+            files.pins.remove(txn, self.options.namespace, name)
+
+    def num_writes_of_others(self) -> int:
+        """Counts what was committed to the directory, but not through this tier. From any thread."""
+        return self._files.index.num_writes_of_others()
 
     def revive(self) -> None:
         """Open the files anew if others lie in their place now. Raises as opening does."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from kvstore.disk_entry import ENTRY_DTYPE, DiskEntry, NamespaceEntry
 from kvstore.disk_index import HELD, PUNCHED, DiskIndex, Txn
+from kvstore.disk_pins import DiskPins
 from kvstore.disk_space import DiskSpace, slab_path
 from kvstore.errors import DiskTierError
 from kvstore.record import RecordFault, RecordIdentity
@@ -137,7 +138,7 @@ class DiskCare:
         return VerifyReport(num_records, num_bytes, bad, index_faults)
 
     def clear(self, namespace: bytes | None = None) -> int:
-        """Delete the records of one namespace, or of all, and give their room back; returns how many there were."""
+        """Delete the records and pins of one namespace, or of all; returns how many records there were."""
         index = self._index
         index.open_all_records()
         num_cleared = 0
@@ -147,10 +148,16 @@ class DiskCare:
                 known = index.namespaces(txn)[name]
                 slots = [DiskEntry.unpack(value).slot for _, value in self._items(txn, name)]
                 num_cleared += len(self.forget(txn, name))
+                DiskPins(index).remove_all(txn, name)
                 index.add_free(txn, known.number, HELD, slots)
         # Only now does nobody read these slots as valid any more.
         with index.write() as txn:
             DiskSpace(index, 0).trim(txn, _ALL, among=chosen)
+        # LMDB hands out pages again only two transactions after the one that freed them. Small ones fit into a full
+        # map, a group of records would not, and what fails brings that moment no nearer.
+        for _ in range(2):
+            with index.write() as txn:
+                index.next_generation(txn)
         return num_cleared
 
     def forget(self, txn: Txn, namespace: bytes) -> list[bytes]:

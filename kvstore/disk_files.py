@@ -6,6 +6,7 @@ from pathlib import Path
 from kvstore.disk_care import DiskCare
 from kvstore.disk_entry import DiskEntry, NamespaceEntry
 from kvstore.disk_index import FULL_CODES, DiskIndex, Records
+from kvstore.disk_pins import PINNED_SHARE, DiskPins
 from kvstore.disk_space import DiskSpace, slab_path
 from kvstore.errors import DirectoryNotWritable, FilesReplaced, NoSpaceLeft, TierConfigError
 from kvstore.schema import DIGEST_BYTES
@@ -38,6 +39,11 @@ class DiskOptions:
                 )
 
     @property
+    def max_pinned_bytes(self) -> int:
+        """What pinned records may take of the cap and be kept."""
+        return int(self.cap_bytes * PINNED_SHARE)
+
+    @property
     def slot_bytes(self) -> int:
         """What one record takes on the disk."""
         return slot_bytes(self.block_bytes)
@@ -59,6 +65,7 @@ class DiskFiles:
     index: DiskIndex
     slab: SlabFile
     space: DiskSpace
+    pins: DiskPins
     records: Records
     lost_keys: tuple[bytes, ...]
     """Records whose slab file was gone when the files were opened."""
@@ -117,4 +124,4 @@ def attach(options: DiskOptions, index: DiskIndex) -> DiskFiles:
         if error.errno in FULL_CODES:
             raise NoSpaceLeft(options.full_notice(error)) from error
         raise DirectoryNotWritable(f"{path} cannot be opened: {error}. Remove it, or use another directory") from error
-    return DiskFiles(options, index, slab, DiskSpace(index, options.cap_bytes), records, tuple(lost))
+    return DiskFiles(options, index, slab, DiskSpace(index, options.cap_bytes), DiskPins(index), records, tuple(lost))

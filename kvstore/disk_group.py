@@ -14,6 +14,7 @@ from kvstore.disk_store import StoreRow
 from kvstore.eviction import choose_victims
 from kvstore.reader_notes import ReaderNotes
 from kvstore.record import RecordIdentity
+from kvstore.slab_file import slot_bytes
 from kvstore.transfer import NO_TENANT, Failure
 
 GROUP_ROWS = 16
@@ -30,7 +31,7 @@ class GroupOutcome:
     evicted: list[bytes]
     """Keys of our own namespace."""
     notice: str | None
-    """Why slots ran out, where that was not the cap."""
+    """Why there are fewer slots than the cap allows: the file system has no more room."""
 
 
 class GroupWriter:
@@ -41,6 +42,8 @@ class GroupWriter:
         self._notes = notes
         self._clock = clock
         self._full_until_ns = 0
+        self._notice: str | None = None
+        """What was said of a full file system, until it gives room again."""
         rows = max(1, min(GROUP_ROWS, options.cap_bytes // options.slot_bytes // 8))
         self._headroom_bytes = rows * options.slot_bytes
         """Free after each group, so that the next one finds slots."""
@@ -51,16 +54,18 @@ class GroupWriter:
         options, index, space, now_ns = self._options, files.index, files.space, self._clock()
         failures: list[Failure | None] = []
         stored: list[bytes] = []
-        notice = None
         with index.write() as txn:
             space.trim(txn, space.held_bytes(txn) - self._cap_bytes(txn, files), files.slab)
             num_new = sum(
                 txn.get(row.key, db=files.records) is None or self._notes.is_condemned(row.key) for row in rows
             )
+            held_bytes = space.held_bytes(txn)
             slots, refusal = space.take(txn, files.slab, num_new)
             if refusal is not None:
                 self._full_until_ns = now_ns + _FULL_FOR_NS
-                notice = options.full_notice(refusal)
+                self._notice = options.full_notice(refusal)
+            elif space.held_bytes(txn) > held_bytes:
+                self._notice = None
             condemned = self._settle(files, txn)
             keep = {row.key for row in rows}
             evicted = self._make_tenant_room(files, txn, rows, now_ns, keep)
@@ -81,7 +86,7 @@ class GroupWriter:
             # Without a slot this transaction is there to make room, be it among the rows' own chain.
             evicted += self._make_room(files, txn, now_ns, keep if failures else ())
         self._notes.forget(condemned)
-        return GroupOutcome(failures, stored, evicted, notice)
+        return GroupOutcome(failures, stored, evicted, self._notice)
 
     def flush(self, files: DiskFiles) -> None:
         """Apply what readers noted, without a group."""
@@ -152,10 +157,15 @@ class GroupWriter:
         tenant: bytes | None = None,
     ) -> list[bytes]:
         """Returns the evicted keys of our own namespace."""
+        keep = {*keep, *self._pinned(files, txn)}
         victims = choose_victims(files.index, txn, num_bytes, now_ns, keep=keep, tenant=tenant)
         for victim in victims:
             self._delete(files, txn, victim.namespace, victim.key, victim.entry, victim.num_bytes)
         return [victim.key for victim in victims if victim.namespace == self._options.namespace]
+
+    def _pinned(self, files: DiskFiles, txn: Txn) -> set[bytes]:
+        sizes = {name: slot_bytes(entry.block_bytes) for name, entry in files.index.namespaces(txn).items()}
+        return files.pins.protected(txn, self._options.max_pinned_bytes, sizes)
 
     @staticmethod
     def _delete(files: DiskFiles, txn: Txn, namespace: bytes, key: bytes, entry: DiskEntry, num_bytes: int) -> None:

@@ -3,6 +3,7 @@
     meta                 schema version, id of the disk, last generation, number of namespaces
     namespaces           namespace digest → NamespaceEntry
     tenants              tenant → bytes that its records take
+    pins                 namespace, digest of a name → the name and the keys that it pins
     free                 namespace number, held or punched, slot → nothing
     records.<digest>     block key → DiskEntry, one such database per namespace
 
@@ -63,6 +64,7 @@ class DiskIndex:
         self.directory = directory
         self._path = directory / "index.mdb"
         self._records: dict[bytes, Records] = {}
+        self._num_writes = 0
         try:
             if create:
                 directory.mkdir(parents=True, exist_ok=True)
@@ -101,12 +103,15 @@ class DiskIndex:
         try:
             while True:
                 with self._env.begin(write=True) as txn:
+                    number = txn.id()
                     # A namespace that another process has made is opened before, never within, the transaction.
                     if all(self.is_open(namespace) for namespace in self.namespaces(txn)):
                         yield txn
-                        return
+                        break
                     txn.abort()
                 self.open_all_records()
+            # One that changed nothing leaves its number to the next.
+            self._num_writes += int(self._env.info()["last_txnid"]) >= number
         except lmdb.Error as error:
             raise _explain(self._path, error) from error
 
@@ -208,6 +213,10 @@ class DiskIndex:
             else:
                 txn.delete(tenant, db=self._tenants)
 
+    def num_writes_of_others(self) -> int:
+        """Transactions that were not written here, from any start. It changes when another process has written."""
+        return int(self._env.info()["last_txnid"]) - self._num_writes
+
     def file_bytes(self) -> int:
         return os.stat(self._path).st_blocks * 512
 
@@ -243,6 +252,7 @@ class DiskIndex:
             self._namespaces = self._env.open_db(b"namespaces", txn=txn)
             self._tenants = self._env.open_db(b"tenants", txn=txn)
             self._free = self._env.open_db(b"free", txn=txn)
+            self.pins = self._env.open_db(b"pins", txn=txn)
 
 
 def _lock_shared(path: Path) -> int:
@@ -272,7 +282,7 @@ def _as_tier_error(path: Path, code: int | None, reason: str) -> DiskTierError:
 def _explain(path: Path, error: lmdb.Error) -> DiskTierError:
     reason = str(error)
     if isinstance(error, lmdb.MapFullError):
-        return NoSpaceLeft(f"The index {path} has reached {MAP_BYTES >> 30} GiB. Clear the cache or lower its size")
+        return NoSpaceLeft(f"The index {path} has reached its {MAP_BYTES >> 20} MiB. Clear the cache or lower its size")
     damage = (
         lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError, lmdb.PanicError,
         lmdb.IncompatibleError,

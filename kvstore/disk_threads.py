@@ -248,7 +248,11 @@ class DiskThreads:
             self._desk.shield(partial(self._on_events, events))
 
     def _tell_notice(self, result: StoreResult) -> None:
-        """Each new one once."""
-        if result.notice is not None and result.notice != self._said:
-            self._desk.announce(partial(self._on_fault, TierFault(Tier.DISK, result.notice)))
+        """Each new one once, and that it holds no longer."""
+        if result.notice == self._said:
+            return
+        fault = TierFault(
+            Tier.DISK, result.notice or "There is room for the disk tier again", is_over=not result.notice
+        )
+        self._desk.announce(partial(self._on_fault, fault))
         self._said = result.notice

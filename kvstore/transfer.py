@@ -96,14 +96,38 @@ class TransferResult:
 
 @dataclass(frozen=True, slots=True)
 class TierEvents:
-    """What changed on the disk: keys of this worker's namespace."""
+    """What changed on the disk: keys of this worker's namespace.
+
+    From the events that begin a listing to those that end it, all that the disk holds comes as stored.
+    """
 
     stored: list[bytes] = field(default_factory=list)
     evicted: list[bytes] = field(default_factory=list)
     corrupt: list[bytes] = field(default_factory=list)
+    begins_listing: bool = False
+    ends_listing: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.stored or self.evicted or self.corrupt)
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedKeys:
+    """A name and keys that it pins, beside those that it pins already."""
+
+    name: str
+    keys: list[bytes]
+    is_removed: bool = False
+    """True: instead, the name pins nothing any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class PinKept:
+    """The answer to a `PinnedKeys` that was to be written to the index of the disk."""
+
+    name: str
+    why_not: str = ""
+    """Empty: it is there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,6 +165,15 @@ class HostPool:
             if key not in self._kept:
                 self._enter_order(slot, key)
 
+    def drop_idle(self) -> int:
+        """Forget the content of all slots that no ticket names and whose key is not kept; returns how many."""
+        slots = self._order.records()
+        for slot in slots:
+            key = self._keys[slot]
+            assert key is not None
+            self.drop(key)
+        return len(slots)
+
     def first_unsaved(self, count: int) -> list[HostSlot]:
         """Idle slots that are not on disk, those that would be evicted first at the front."""
         return self._order.first_unsaved(count)

@@ -86,5 +86,5 @@ class EvictionOrder(Generic[Record]):
         return list(islice(reversed(self._unsaved), count))
 
     def records(self) -> list[Record]:
-        """All of them. For tests."""
+        """All of them."""
         return [*self._settled, *self._settled_later, *self._unsaved]

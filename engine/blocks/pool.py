@@ -183,6 +183,19 @@ class BlockPool:
         """A copy of this block has turned up below."""
         self._cached.settle(block)
 
+    def drop_cached(self) -> int:
+        """Forget the content of all blocks that nobody holds and nothing in flight touches; returns how many."""
+        num_dropped = len(self._cached)
+        while len(self._cached):
+            block, _ = self._cached.pop()
+            key = self._keys[block]
+            assert key is not None
+            del self._by_key[key]
+            self._keys[block] = None
+            self._given_up.discard(block)
+            self._free.append(block)
+        return num_dropped
+
     def announce(self) -> None:
         """What could not be met may be met now, for a reason that the pool does not know of."""
         self.num_openings += 1

@@ -39,6 +39,9 @@ class SchedulerConfig:
     block_bytes: int = 0
     """Size of one record. Needed with a host tier."""
     has_disk: bool = False
+    max_pinned_disk_blocks: int = 0
+    """Pinned records that the disk keeps whatever else it needs room for; 0: as many as the host tier lets be pinned.
+    """
     host_tenant_cap_bytes: int = 0
     """What a tenant with a name may hold in the host tier; 0: no cap."""
     pinned_fraction: float = 0.5
@@ -97,6 +100,7 @@ class SchedulerConfig:
             "max_skips",
             "num_host_slots",
             "host_tenant_cap_bytes",
+            "max_pinned_disk_blocks",
             "max_fetch_loss",
         ):
             if getattr(self, name) < 0:
@@ -136,7 +140,16 @@ class SchedulerConfig:
 
     @property
     def max_pinned_blocks(self) -> int:
-        return int(self.num_host_slots * self.pinned_fraction) if self.has_host else 0
+        if not self.has_host:
+            return 0
+        in_host = int(self.num_host_slots * self.pinned_fraction)
+        return min(in_host, self.max_pinned_disk_blocks) if self.is_disk_limit_of_pins else in_host
+
+    @property
+    def is_disk_limit_of_pins(self) -> bool:
+        """Whether it is the disk rather than the host tier that lets no more be pinned."""
+        in_disk = self.max_pinned_disk_blocks
+        return self.has_disk and 0 < in_disk < int(self.num_host_slots * self.pinned_fraction)
 
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)

@@ -73,6 +73,16 @@ class PinFigures:
     num_on_disk: int
 
 
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """What was forgotten at once, in blocks."""
+
+    num_device_blocks: int
+    num_host_blocks: int
+    num_kept: int
+    """Copies of both tiers that requests or transfers use, or that are pinned."""
+
+
 @dataclass(slots=True)
 class MoveFigures:
     """What one kind of transfer has done. All of it only grows; bandwidth is `num_bytes / copy_ns`."""

@@ -158,3 +158,6 @@ class TierEvents:
     stored: list[BlockKey] = field(default_factory=list)
     evicted: list[BlockKey] = field(default_factory=list)
     corrupt: list[BlockKey] = field(default_factory=list)
+    begins_listing: bool = False
+    """From here to the end of the listing, all that the disk holds is told as stored."""
+    ends_listing: bool = False

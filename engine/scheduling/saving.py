@@ -117,6 +117,12 @@ class Saver:
         assert not self._on_arrival
         assert not self._persisting
 
+    def forget_wishes(self) -> None:
+        """Of all that has not become a transfer."""
+        self._to_spill.clear()
+        self._to_persist.clear()
+        self._on_arrival.clear()
+
     def reset(self) -> None:
         """The session is over, and with it all content but the disk's."""
         self._to_spill.clear()

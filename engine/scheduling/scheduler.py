@@ -20,11 +20,11 @@ from engine.ids import BlockKey, SeqSlot, StepId
 from engine.scheduling.book import RequestBook
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.door import check_load, check_request, completed_by_resume
-from engine.scheduling.figures import PinFigures, SchedulerFigures
+from engine.scheduling.figures import Cleared, PinFigures, SchedulerFigures
 from engine.scheduling.integrity import check_integrity
 from engine.scheduling.live_request import LiveRequest, key_chain
 from engine.scheduling.outcome import apply_outcome
-from engine.scheduling.pins import Pins
+from engine.scheduling.pins import PinChange, Pins
 from engine.scheduling.plan import StepPlan, StepResult, TierEvents, Transfer, TransferResult
 from engine.scheduling.planner import Planner
 from engine.scheduling.rates import Rates
@@ -40,7 +40,7 @@ class Scheduler:
         """`disk` is shared by the schedulers of workers that share one; with `has_disk` and none given, it is made."""
         self.config = config
         self._rates = Rates(config)
-        self._pins = Pins(config.max_pinned_blocks)
+        self._pins = Pins(config.max_pinned_blocks, "disk" if config.is_disk_limit_of_pins else "host")
         if not config.has_disk:
             disk = None
         elif disk is None:
@@ -274,6 +274,10 @@ class Scheduler:
         """Where the blocks of each pinned name are now. O(pinned blocks)."""
         return [] if self._tiers is None else self._tiers.pin_figures()
 
+    def take_pin_changes(self) -> list[PinChange]:
+        """What was pinned or unpinned since the last call, to be kept on the worker's disk."""
+        return self._pins.take_changes()
+
     @property
     def pinned_names(self) -> list[str]:
         return self._pins.names
@@ -282,6 +286,18 @@ class Scheduler:
         """Bring copies of these to the tiers below at once, as far as they are anywhere."""
         if self._tiers is not None:
             self._tiers.write_through(keys)
+
+    def clear_cached(self) -> Cleared:
+        """Forget what device and host hold of blocks that no request and no transfer uses now, and nobody has pinned.
+
+        What the worker has of them stays in its memory, and is never read again.
+        """
+        pool, host = self._book.batch.residency.pool, self._book.batch.residency.host
+        if self._tiers is not None:
+            self._tiers.forget_wishes()
+        num_device = pool.drop_cached()
+        num_host = 0 if host is None else host.drop_idle()
+        return Cleared(num_device, num_host, pool.num_named + (0 if host is None else host.num_ready))
 
     def begin_drain(self, now_ns: int, timeout_ns: int) -> None:
         """The worker is about to leave: bring what is worth keeping to disk, while running requests go on."""

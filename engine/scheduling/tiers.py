@@ -104,10 +104,14 @@ class Tiers:
     def apply_events(self, events: TierEvents) -> None:
         disk = self._batch().residency.disk
         if disk is not None:
+            if events.begins_listing:
+                disk.begin_listing()
             disk.add(events.stored)
             disk.discard(events.evicted)
             self._num_disk_evictions += len(events.evicted)
             disk.discard(events.corrupt)
+            if events.ends_listing:
+                disk.end_listing()
 
     def sweep(self, now_ns: int) -> None:
         """End the waits whose deadlines have passed."""
@@ -149,6 +153,10 @@ class Tiers:
 
     def write_through(self, keys: Iterable[BlockKey]) -> None:
         self._saver.write_through(keys)
+
+    def forget_wishes(self) -> None:
+        """What was to go down and is not on its way yet stays where it is."""
+        self._saver.forget_wishes()
 
     def void_session(self) -> None:
         """All tickets are closed, all host slots forgotten. The batch is about to be made anew."""

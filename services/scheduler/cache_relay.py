@@ -38,10 +38,12 @@ class CacheRelay:
                 pass
             case "clear":
                 # First, so that nothing of them is persisted again.
-                for event in _unpin(links, None):
+                for event in self._unpin(None):
                     yield event
+                for link in links:
+                    yield _memory_cleared(link)
             case "unpin":
-                for event in _unpin(links, request.unpin.name):
+                for event in self._unpin(request.unpin.name):
                     yield event
                 return
             case "settle":
@@ -55,6 +57,15 @@ class CacheRelay:
                 event.worker = link.address
                 yield event
 
+    def _unpin(self, name: str | None) -> list[common_pb2.ManageCacheEvent]:
+        """On workers that are away too, or they would pin it again when they are back. `name` None: all of them."""
+        return [
+            common_pb2.ManageCacheEvent(worker=link.address, unpinned=common_pb2.Unpinned(name=pinned))
+            for link in self._dispatcher.links
+            for pinned in link.pins.names(link.scheduler)
+            if name in (None, pinned) and link.unpin(pinned)
+        ]
+
     async def _ask(
         self, link: WorkerLink, request: common_pb2.ManageCacheRequest
     ) -> AsyncGenerator[common_pb2.ManageCacheEvent, None]:
@@ -67,6 +78,16 @@ class CacheRelay:
             reason = error.details() or error.code().name
             _log.error("a worker could not be asked about its disk", extra=logs.fields(worker=link.address, why=reason))
             yield common_pb2.ManageCacheEvent(failure=common_pb2.CareFailure(message=reason))
+
+
+def _memory_cleared(link: WorkerLink) -> common_pb2.ManageCacheEvent:
+    cleared = link.clear_cached()
+    return common_pb2.ManageCacheEvent(
+        worker=link.address,
+        memory_clearing=common_pb2.MemoryClearing(
+            device_blocks=cleared.num_device_blocks, host_blocks=cleared.num_host_blocks, kept_blocks=cleared.num_kept
+        ),
+    )
 
 
 async def _settled(link: WorkerLink, timeout_s: float) -> common_pb2.ManageCacheEvent:
@@ -101,18 +122,3 @@ def _pinned(links: list[WorkerLink]) -> list[common_pb2.ManageCacheEvent]:
         if link.scheduler is not None
         for pin in link.scheduler.pin_figures()
     ]
-
-
-def _unpin(links: list[WorkerLink], name: str | None) -> list[common_pb2.ManageCacheEvent]:
-    """`name` None: all of them."""
-    events = []
-    for link in links:
-        if link.scheduler is None:
-            continue
-        for pinned in link.scheduler.pinned_names:
-            if name in (None, pinned):
-                link.scheduler.unpin(pinned)
-                events.append(
-                    common_pb2.ManageCacheEvent(worker=link.address, unpinned=common_pb2.Unpinned(name=pinned))
-                )
-    return events

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from engine.errors import ConfigError
 from engine.ids import SeqSlot, StepId, TransferId
 from engine.scheduling.config import SchedulerConfig
+from engine.scheduling.pins import PinChange
 from engine.scheduling.plan import (
     NewSequence,
     StepPlan,
@@ -112,7 +113,19 @@ def transfer_result_from_wire(message: execution_pb2.TransferResult) -> Transfer
 
 
 def tier_events_from_wire(message: execution_pb2.TierEvents) -> TierEvents:
-    return TierEvents(keys_from_wire(message.stored), keys_from_wire(message.evicted), keys_from_wire(message.corrupt))
+    return TierEvents(
+        keys_from_wire(message.stored),
+        keys_from_wire(message.evicted),
+        keys_from_wire(message.corrupt),
+        message.begins_listing,
+        message.ends_listing,
+    )
+
+
+def pin_to_wire(change: PinChange) -> execution_pb2.PlanMessage:
+    return execution_pb2.PlanMessage(
+        pin=execution_pb2.PinnedKeys(name=change.name, keys=keys_to_wire(change.keys), is_removed=not change.keys)
+    )
 
 
 def result_from_wire(message: execution_pb2.StepResult) -> StepResult:
@@ -151,6 +164,7 @@ def scheduler_config(ready: execution_pb2.Ready, config: SchedulerServiceConfig)
         num_host_slots=ready.num_host_slots,
         block_bytes=ready.block_bytes,
         has_disk=bool(ready.disk_id),
+        max_pinned_disk_blocks=ready.max_pinned_disk_blocks,
         always_bring=config.always_bring,
         host_tenant_cap_bytes=config.tenant_host_cache or 0,
     )

@@ -12,6 +12,7 @@ import grpc
 
 from engine.errors import InferError, WorkerLost
 from engine.ids import SeqSlot, StepId
+from engine.scheduling.figures import Cleared
 from engine.scheduling.request import FinishReason, Request, RequestTimes
 from engine.scheduling.scheduler import Scheduler
 from services.common import logs
@@ -27,8 +28,8 @@ from services.scheduler.execution_wire import (
 )
 from services.scheduler.link_counters import LinkCounters
 from services.scheduler.link_owner import LinkOwner, LinkState, SessionBroken
+from services.scheduler.link_pins import LinkPins
 from services.scheduler.link_stream import LinkStream
-from services.scheduler.pin_memory import PinMemory
 from tiercel.v1 import execution_pb2
 
 _log = logs.get_logger(__name__)
@@ -66,7 +67,7 @@ class WorkerLink:
         self._pump_handle: asyncio.Handle | None = None
         self._alarm = Alarm(self._loop, self._pump_soon)
         self._is_persisting = False
-        self._pins = PinMemory(address)
+        self.pins = LinkPins(address)
 
     @property
     def is_ready(self) -> bool:
@@ -89,6 +90,18 @@ class WorkerLink:
         times = self.scheduler.cancel(engine_id, time.monotonic_ns(), index, reason)
         self._pump_soon()
         return times
+
+    def unpin(self, name: str) -> bool:
+        """Whether there was anything pinned under the name here."""
+        was_pinned = self.pins.unpin(self.scheduler, name)
+        self._pump_soon()
+        return was_pinned
+
+    def clear_cached(self) -> Cleared:
+        """See `Scheduler.clear_cached`. Nothing where there is no session."""
+        cleared = Cleared(0, 0, 0) if self.scheduler is None else self.scheduler.clear_cached()
+        self._pump_soon()
+        return cleared
 
     async def drain(self) -> None:
         """Finish what runs, keep on disk what is worth keeping, end the session. Returns when that is done."""
@@ -148,6 +161,13 @@ class WorkerLink:
                 self._on_tier_events(message.tier_events)
             case "tier_fault":
                 self._on_tier_fault(message.tier_fault)
+            case "pinned":
+                if self.scheduler is not None:
+                    self.pins.on_told(self.scheduler, message.pinned)
+                    self._pump_soon()
+            case "pin_kept":
+                self.pins.on_kept(message.pin_kept)
+                self._pump_soon()
             case "fault":
                 self._on_fault(message.fault)
             case "loading":
@@ -167,7 +187,7 @@ class WorkerLink:
             self._set_state(LinkState.MISMATCH, objection)
             return
         self.scheduler = Scheduler(scheduler_config(ready, self._config), self._owner.disk_mirror(ready))
-        self._pins.pin_again(self.scheduler, ready.namespace)
+        self.pins.begin(self.scheduler, ready)
         self.tier_notes = {"host": ready.host_note, "disk": ready.disk_note}
         self._lost.clear()
         self.ready_since_ns = time.monotonic_ns()
@@ -237,7 +257,9 @@ class WorkerLink:
             self._stream.send(plan_to_wire(plan, self._owner.client_id))
             self.counters.count_plan(plan)
         self._send_transfers(scheduler)
-        if scheduler.is_saving:
+        for pin in self.pins.take_messages(scheduler):
+            self._stream.send(pin)
+        if scheduler.is_saving or not self.pins.is_settled:
             self.saved.clear()
         else:
             self.saved.set()
@@ -259,7 +281,7 @@ class WorkerLink:
             self._is_persisting = True
             scheduler.begin_drain(time.monotonic_ns(), int(self._config.persist_timeout_s * 1e9))
             self._send_transfers(scheduler)
-        if scheduler.is_drained:
+        if scheduler.is_drained and self.pins.is_settled:
             self._stream.end()
 
     def _start_draining(self) -> None:
@@ -273,7 +295,7 @@ class WorkerLink:
         """What had started is refused, what had not is handed back. The pool's content is forgotten."""
         self._alarm.set(None)
         if self.scheduler is not None and self.ready is not None:
-            self._pins.remember(self.scheduler, self.ready.namespace)
+            self.pins.end(self.scheduler)
         scheduler, self.scheduler, self.ready = self.scheduler, None, None
         self._lost.set()
         self.saved.set()

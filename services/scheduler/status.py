@@ -82,6 +82,8 @@ def _tier_rows(link: WorkerLink, ready: execution_pb2.Ready, figures: SchedulerF
     capacities = {"host": ready.num_host_slots, "disk": ready.disk_capacity_bytes // max(1, ready.block_bytes)}
     for name, capacity in capacities.items():
         note = link.tier_notes.get(name, "")
+        if name == "disk":
+            note = "; ".join(filter(None, (note, *(f"{pin!r} is {why}" for pin, why in link.pins.notes.items()))))
         if not capacity and not note:
             continue
         row = common_pb2.TierStatus(tier=name, capacity_blocks=capacity, note=note)

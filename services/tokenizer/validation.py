@@ -27,6 +27,8 @@ MAX_BAD_WORDS = 256
 MAX_BAD_WORD_CHARS = 256
 MAX_PENALTY = 2.0
 MAX_PIN_NAME_CHARS = 128
+MAX_TENANT_CHARS = 256
+"""Of a tenant, and of a salt."""
 
 
 class ServedModel(Protocol):
@@ -68,6 +70,8 @@ def validate(
     facts = model.facts
     _check_prompt(request, prompt_token_ids, facts)
     _check_pin_name(request.pin_name)
+    for field in ("tenant", "cache_salt"):
+        _check_length(getattr(request, field), field)
     n = _whole(asked, "n", 1, 1, MAX_CHOICES)
     max_tokens, min_tokens = _lengths(asked, len(prompt_token_ids), max_model_tokens)
     stop_token_ids = _stop_ids(asked, facts)
@@ -118,6 +122,13 @@ def _check_pin_name(name: str) -> None:
             f"pin_name is {name[:MAX_PIN_NAME_CHARS]!r}; allowed are up to {MAX_PIN_NAME_CHARS} printable characters "
             "without a space at either end.",
             "pin_name",
+        )
+
+
+def _check_length(value: str, field: str) -> None:
+    if len(value) > MAX_TENANT_CHARS:
+        raise InvalidRequest(
+            f"{field} has {len(value)} characters; at most {MAX_TENANT_CHARS} are allowed. Send a digest of it", field
         )
 
 

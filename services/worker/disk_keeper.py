@@ -6,7 +6,9 @@ from pathlib import Path
 
 from kvstore.disk import DiskTier
 from kvstore.disk_care import DiskStats, VerifyReport
-from kvstore.transfer import TierEvents
+from kvstore.transfer import PinKept, PinnedKeys, TierEvents
+from services.worker.disk_listing import DiskListing
+from services.worker.pin_writer import PinWriter
 
 
 class CareStopped(Exception):
@@ -20,8 +22,10 @@ class DiskKeeper:
     the disk, which must live until `close` has returned True.
     """
 
-    def __init__(self, disk: DiskTier, tell: Callable[[TierEvents], None]) -> None:
-        """`tell` hears what was cleared, on the calling thread."""
+    def __init__(self, disk: DiskTier, tell: Callable[[TierEvents | PinnedKeys | PinKept], None]) -> None:
+        """`tell` hears what was cleared, on the calling thread, and what the parts have to say, on theirs."""
+        self.listing = DiskListing(disk, tell)
+        self.pins = PinWriter(disk, tell, self.listing.refresh)
         self._disk = disk
         self._tell = tell
         self._is_closing = False
@@ -83,7 +87,7 @@ class DiskKeeper:
     def close(self, timeout_s: float) -> bool:
         """Let what is under way end, and nothing begin. False where it has not ended within the time."""
         self._is_closing = True
-        return self._working.acquire(timeout=timeout_s)
+        return self.pins.close(timeout_s) and self._working.acquire(timeout=timeout_s)
 
     def _check(self, is_wanted: Callable[[], bool]) -> None:
         if self._is_closing or not is_wanted():

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from engine.ids import SeqSlot
 from engine.scheduling.plan import StepPlan, StepResult
-from kvstore.transfer import TierEvents, TierFault, Transfer, TransferResult
+from kvstore.transfer import PinKept, PinnedKeys, TierEvents, TierFault, Transfer, TransferResult
 from services.worker.disk_keeper import DiskKeeper
 
 LoadProgress = Callable[[int, int], None]
@@ -61,9 +61,11 @@ class WorkerFacts:
     host_note: str = ""
     """Why the tier is not there, or not as asked."""
     disk_note: str = ""
+    max_pinned_disk_blocks: int = 0
+    """Pinned records beyond as many are evicted like others."""
 
 
-TierNews = TransferResult | TierEvents | TierFault
+TierNews = TransferResult | TierEvents | TierFault | PinnedKeys | PinKept
 
 
 class TierMover(Protocol):
@@ -78,7 +80,7 @@ class TierMover(Protocol):
         ...
 
     def announce(self) -> None:
-        """Tell all that the disk holds."""
+        """Tell what the disk's index has as pinned, and all that the disk holds."""
         ...
 
     def close(self) -> None: ...

@@ -95,6 +95,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         disk_capacity_bytes=tiers.disk_capacity_bytes,
         host_note=tiers.host_note,
         disk_note=tiers.disk_note,
+        max_pinned_disk_blocks=tiers.max_pinned_disk_blocks,
     )
     return LoadedEngine(runner, facts, tiers.mover, None if tiers.mover is None else tiers.mover.keeper)
 

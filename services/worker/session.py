@@ -7,12 +7,15 @@ from collections.abc import AsyncIterator
 import grpc
 
 from engine.scheduling.plan import StepResult
-from kvstore.transfer import TierEvents, TierFault, TransferResult
+from kvstore.transfer import PinKept, PinnedKeys, TierEvents, TierFault, TransferResult
 from services.common.trace_context import trace_from_wire
 from services.worker.engine_session import EngineSession, Outcome, StepFault
 from services.worker.engine_thread import EngineThread
 from services.worker.metrics import WorkerMetrics
 from services.worker.tier_wire import (
+    pin_from_wire,
+    pin_kept_to_wire,
+    pinned_to_wire,
     tier_events_to_wire,
     tier_fault_to_wire,
     transfer_result_to_wire,
@@ -70,6 +73,10 @@ class WorkerSession:
             case TierFault():
                 self.send(tier_fault_to_wire(outcome))
                 self._metrics.on_tier_fault(outcome)
+            case PinnedKeys():
+                self.send(pinned_to_wire(outcome))
+            case PinKept():
+                self.send(pin_kept_to_wire(outcome))
 
     async def run(self, messages: AsyncIterator[execution_pb2.PlanMessage], context: SessionContext) -> None:
         """Until either side ends the stream, or `end` is called."""
@@ -95,6 +102,8 @@ class WorkerSession:
                     self._spans.on_plan(plan)
                 elif message.HasField("transfers"):
                     self._move(message.transfers, time.monotonic_ns())
+                elif message.HasField("pin") and self._engine.keeper is not None:
+                    self._engine.keeper.pins.write(pin_from_wire(message.pin))
         finally:
             self.end()
 

@@ -8,6 +8,8 @@ from kvstore.transfer import (
     TENANT_BYTES,
     Failure,
     MoveKind,
+    PinKept,
+    PinnedKeys,
     TierEvents,
     TierFault,
     Transfer,
@@ -78,8 +80,24 @@ def tier_events_to_wire(events: TierEvents) -> execution_pb2.WorkerMessage:
             stored=keys_to_wire(events.stored),
             evicted=keys_to_wire(events.evicted),
             corrupt=keys_to_wire(events.corrupt),
+            begins_listing=events.begins_listing,
+            ends_listing=events.ends_listing,
         )
     )
+
+
+def pin_from_wire(message: execution_pb2.PinnedKeys) -> PinnedKeys:
+    return PinnedKeys(message.name, list(keys_from_wire(message.keys)), message.is_removed)
+
+
+def pinned_to_wire(pinned: PinnedKeys) -> execution_pb2.WorkerMessage:
+    return execution_pb2.WorkerMessage(
+        pinned=execution_pb2.PinnedKeys(name=pinned.name, keys=keys_to_wire(pinned.keys), is_removed=pinned.is_removed)
+    )
+
+
+def pin_kept_to_wire(kept: PinKept) -> execution_pb2.WorkerMessage:
+    return execution_pb2.WorkerMessage(pin_kept=execution_pb2.PinKept(name=kept.name, why_not=kept.why_not))
 
 
 def tier_fault_to_wire(fault: TierFault) -> execution_pb2.WorkerMessage:

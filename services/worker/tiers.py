@@ -15,9 +15,8 @@ from kvstore.errors import TierError
 from kvstore.executor import ExecutorLimits, TierExecutor
 from kvstore.host_memory import available_bytes
 from kvstore.slab import HostSlab
-from kvstore.transfer import Tier, TierEvents, TierFault, Transfer
+from kvstore.transfer import Tier, TierFault, Transfer
 from services.common import logs
-from services.common.byte_size import format_byte_size
 from services.worker.config import WorkerConfig
 from services.worker.disk_keeper import DiskKeeper
 from services.worker.loaded_engine import LoadProgress, TierNews
@@ -65,11 +64,11 @@ class Mover:
             raise TierError(f"transfers of the session before still hang after {_SETTLE_S:.0f} s")
 
     def announce(self) -> None:
-        if self._disk is None:
+        if self.keeper is None:
             return
         try:
-            for chunk in self._disk.key_chunks():
-                self._tell(TierEvents(stored=chunk))
+            self.keeper.listing.tell_pins()
+            self.keeper.listing.tell_keys()
         except (TierError, OSError) as error:
             # What is not announced is not fetched; nothing else is lost.
             self._tell(TierFault(Tier.DISK, f"cannot list what is on disk: {error}"))
@@ -93,6 +92,7 @@ class OpenTiers:
     disk_capacity_bytes: int = 0
     host_note: str = ""
     disk_note: str = ""
+    max_pinned_disk_blocks: int = 0
 
 
 def open_tiers(
@@ -107,7 +107,7 @@ def open_tiers(
     host_bytes = _host_bytes(config, pool)
     if host_bytes < block_bytes:
         is_off = config.host_cache == 0
-        note = "" if is_off else f"{format_byte_size(host_bytes)} hold no block of {block_bytes} bytes; give it more"
+        note = "" if is_off else f"a host cache of {host_bytes} bytes holds no block of {block_bytes}; give it more"
         return OpenTiers(host_note=note, disk_note="" if is_off else "the disk tier needs a host tier")
     try:
         slab = HostSlab(host_bytes // block_bytes, block_bytes, pool.device, progress)
@@ -133,6 +133,7 @@ def open_tiers(
         disk_capacity_bytes=disk.options.cap_bytes if disk is not None else 0,
         host_note=slab.pin_failure or "",
         disk_note=disk_note,
+        max_pinned_disk_blocks=0 if disk is None else disk.options.max_pinned_bytes // disk.options.slot_bytes,
     )
 
 

@@ -92,5 +92,6 @@ def ready_to_wire(facts: WorkerFacts, pid: int, metrics_address: str) -> executi
             host_note=facts.host_note,
             disk_note=facts.disk_note,
             metrics_address=metrics_address,
+            max_pinned_disk_blocks=facts.max_pinned_disk_blocks,
         )
     )

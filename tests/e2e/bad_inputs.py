@@ -4,7 +4,9 @@
 page anew after a change of a message: `python -m tests.e2e.bad_inputs`.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import math
 import re
@@ -18,7 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import lmdb
+import torch
 
+from services.worker.config import WorkerConfig
+from services.worker.tiers import open_tiers
 from tests.e2e.stack import INFER_CLI, Stack, temporary_stack
 from tiercel.v1 import common_pb2, inference_pb2, inference_pb2_grpc
 
@@ -99,7 +105,106 @@ def bad_requests() -> dict[str, inference_pb2.GenerateRequest]:
         "resume_tokens with n 2": request(n=2, resume_tokens=[20]),
         "a resume token outside the vocabulary": request(resume_tokens=[1_000_000]),
         "as many resume_tokens as max_tokens": request(resume_tokens=[20, 20, 20, 20]),
+        "a cache salt of 257 characters": request(cache_salt="s" * 257),
+        "a tenant of 257 characters": request(tenant="t" * 257),
+        "a pin name with a space at its end": request(pin_name="cook "),
+        "a pin name of 129 characters": request(pin_name="x" * 129),
+        "a prompt to pin that fills no block": request("Hi", pin_name="short"),
+        "a prompt to pin with more blocks than may be pinned": request(token_ids=ids(*[20] * 640), pin_name="long"),
     }
+
+
+def bad_cache_commands(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Words after `infer-cli cache`."""
+
+    def prefixes(name: str, content: str | bytes) -> str:
+        path = folder / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    good = prefixes("good.txt", "A library lends books to all who come by and to all who send for them.\n")
+    return {
+        "prefixes to warm in a file that does not exist": ("warm", str(folder / "none.txt")),
+        "a file without a prefix": ("warm", prefixes("empty.txt", "\n\n")),
+        "prefixes that are not UTF-8": ("warm", prefixes("latin.txt", b"caf\xe9\n")),
+        "a prefix that is not JSON after one that is": ("warm", prefixes("mixed.jsonl", '{"text": "a"}\nb\n')),
+        "a prefix with an unknown field": ("warm", prefixes("field.jsonl", '{"prompt": "a"}\n')),
+        "a prefix with two prompts": ("warm", prefixes("two.jsonl", '{"text": "a", "token_ids": [1]}\n')),
+        "a prefix whose salt is a number": ("warm", prefixes("salt.jsonl", '{"text": "a", "cache_salt": 7}\n')),
+        "a prefix with a token id below zero": ("warm", prefixes("ids.jsonl", '{"token_ids": [-1]}\n')),
+        "pinning without a file": ("pin", "cook"),
+        "pinning and removing at once": ("pin", "cook", good, "--remove"),
+        "removing a pin that is not there": ("pin", "nobody", "--remove"),
+        "pinning more than may be pinned": ("pin", "long", prefixes("long.txt", "The library lends a book. " * 200)),
+        "clearing without a terminal and without --yes": ("clear",),
+    }
+
+
+def bad_directories(folder: Path) -> dict[str, Path]:
+    """Folders that no disk tier can have, each for another reason."""
+    (folder / "file").write_text("mine")
+    foreign, other, locked = (folder / name for name in ("foreign", "schema", "locked"))
+    for path in (foreign, other, locked):
+        path.mkdir()
+    (foreign / "index.mdb").write_bytes(b"something else\n" * 4096)
+    with lmdb.open(str(other / "index.mdb"), subdir=False, max_dbs=8) as env:
+        meta = env.open_db(b"meta")
+        with env.begin(write=True) as txn:
+            txn.put(b"schema", (99).to_bytes(8, "little"), db=meta)
+    return {
+        "a file in the place of the cache directory": folder / "file",
+        "a cache directory that is read-only": Path("/sys/tiercel"),
+        "an index of another program in the cache directory": foreign,
+        "a cache directory of another schema version": other,
+        "a cache directory that another process holds for itself": locked,
+    }
+
+
+BLOCK_BYTES = 21_120
+"""Of the bundled model."""
+
+
+def open_badly() -> Iterator[Answer]:
+    """What stands in `infer-cli status` where a tier cannot be had; the stack goes on without it."""
+    with tempfile.TemporaryDirectory(prefix="tiercel-bad-") as name:
+        folder = Path(name)
+
+        def note_of(**settings: Any) -> str:
+            sizes = {"host_cache": 8 << 20, "disk_cache": 8 << 20, "cache_dir": folder / "kv", **settings}
+            config = WorkerConfig(model="demo", **sizes)
+            pool = torch.zeros(2, BLOCK_BYTES, dtype=torch.uint8)
+            opened = open_tiers(config, pool, bytes(32), lambda *_: None, lambda _: None)
+            assert opened.mover is None or not opened.disk_id, settings
+            if opened.mover is not None:
+                opened.mover.close()
+            return (opened.host_note or opened.disk_note).replace(name, "DIR")
+
+        yield Answer("a host cache smaller than one block", "note", note_of(host_cache=20_000))
+        yield Answer("a disk cache smaller than four records", "note", note_of(disk_cache=90_000))
+        yield Answer("a tenant's share of the disk below four records", "note", note_of(tenant_disk_cache=90_000))
+        for what, directory in bad_directories(folder).items():
+            with contextlib.ExitStack() as held:
+                if directory.name == "locked":
+                    file = held.enter_context((directory / "lock").open("w"))
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                # Machines differ in how they say that a folder is read-only.
+                yield Answer(what, "note", re.sub(r"\[Errno \d+\] [^:]+", "REASON", note_of(cache_dir=directory)))
+
+
+def command_badly(stack: Stack) -> Iterator[Answer]:
+    """Each bad `infer-cli cache`: its exit code, and what stands on its last line."""
+    with tempfile.TemporaryDirectory(prefix="tiercel-bad-") as name:
+        for what, words in bad_cache_commands(Path(name)).items():
+            done = subprocess.run(
+                [INFER_CLI, "cache", *words, "--target", stack.target],
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                timeout=120,
+                check=False,
+            )
+            message = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]
+            yield Answer(what, f"exit {done.returncode}", re.sub(r"\s+", " ", message.replace(name, "DIR")))
 
 
 def context_tokens() -> int:
@@ -218,7 +323,8 @@ def as_page(answers: list[Answer]) -> str:
     return f"""# What goes wrong, and what you are told
 
 Rows with a gRPC status were answered by a running stack with the bundled model, which answered a good request
-after each bad `Generate`; rows with an exit code are `infer-cli up`. To write this page anew:
+after each bad `Generate`; rows with an exit code are `infer-cli up` or `infer-cli cache`; a note stands in
+`infer-cli status`, and the stack goes on without that tier. To write this page anew:
 `python -m tests.e2e.bad_inputs`. Errors carry `google.rpc.ErrorInfo` (reason: the class in `engine/errors.py`),
 `BadRequest` with the field where one is at fault, and `RetryInfo` with `RESOURCE_EXHAUSTED`.
 
@@ -229,9 +335,13 @@ after each bad `Generate`; rows with an exit code are `infer-cli up`. To write t
 
 
 def all_answers() -> list[Answer]:
-    with temporary_stack("--model", "demo") as stack:
-        answers = list(ask_badly(stack))
-    return answers + list(start_badly())
+    # Half of the host tier may be pinned: 24 blocks.
+    with (
+        tempfile.TemporaryDirectory(prefix="tiercel-bad-") as kv,
+        temporary_stack("--model", "demo", "--host-cache", str(49 * BLOCK_BYTES), "--cache-dir", kv) as stack,
+    ):
+        answers = list(ask_badly(stack)) + list(command_badly(stack))
+    return answers + list(start_badly()) + list(open_badly())
 
 
 if __name__ == "__main__":

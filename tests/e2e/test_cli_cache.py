@@ -144,6 +144,33 @@ def test_pin_until_there_is_no_room_and_give_up(tmp_path: Path) -> None:
         assert "nothing is pinned" in gone.stderr
 
 
+def test_a_pin_outlives_the_stack_and_its_records_outlive_pressure(tmp_path: Path) -> None:
+    first, others = tmp_path / "first.txt", tmp_path / "others.txt"
+    first.write_text(PROMPT)
+    others.write_text("\n".join(f"{number} {OTHER}" for number in range(30)))
+    # Some 80 records, of which the pinned prefix takes a tenth; the others would fill it three times over.
+    small = flags(tmp_path / "kv", host="1MiB", disk="2MiB")
+    with running_stack(tmp_path, *small) as stack:
+        assert told(stack, "cache", "pin", "books", str(first))["is_settled"]
+    with running_stack(tmp_path, *small) as stack:
+        (pinned,) = told(stack, "cache", "ls")["pinned"]
+        assert pinned["name"] == "books"
+        assert pinned["disk_blocks"] == pinned["blocks"] > 0
+        told(stack, "cache", "warm", str(others))
+        (pinned,) = told(stack, "cache", "ls")["pinned"]
+        assert pinned["disk_blocks"] == pinned["blocks"]
+        worker = told(stack, "cache", "stats")["workers"][0]
+        assert next(tier for tier in worker["tiers"] if tier["tier"] == "disk")["evicted_blocks"] > 0
+    with running_stack(tmp_path, *small) as stack:
+        assert cached(stack, PROMPT)["disk"] > 0
+        cleared = told(stack, "cache", "clear", "--yes")
+        assert cleared["unpinned"] == ["books"]
+        assert cleared["memory"][0]["device_blocks"] > 0
+        assert sum(cached(stack, PROMPT).values()) == 0
+    with running_stack(tmp_path, *small) as stack:
+        assert told(stack, "cache", "ls")["pinned"] == []
+
+
 def _file_in_its_place(directory: Path) -> None:
     directory.write_text("mine")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.e2e.stack import running_stack
 from tiercel import Client
-from tiercel.client import Completion
+from tiercel.client import Completion, WorkerStatus
 
 MODEL = ("--model", "demo", "--kv-dtype", "bf16", "--max-model-len", "640")
 BLOCK_BYTES = 40_960
@@ -54,6 +54,43 @@ def test_equal_prompts_under_other_salts_share_nothing(tmp_path: Path) -> None:
         again = ask(client, shared, cache_salt="red")
         assert again.usage.cached_tokens.disk == 20 * BLOCK_TOKENS
         assert again.token_ids == first.token_ids
+
+
+def worker_of(client: Client) -> WorkerStatus:
+    (worker,) = [service.worker for service in client.status().services if service.worker is not None]
+    return worker
+
+
+def test_what_another_tenant_asked_costs_what_a_new_prompt_costs(tmp_path: Path) -> None:
+    """The causes of time, which are exact: tokens computed, looked up and hit, and blocks moved. The times themselves
+    are for `python -m bench.tenants`."""
+    stack_flags = flags(tmp_path, device_blocks=400, host_blocks=400, disk="64MiB")
+    with running_stack(tmp_path, *stack_flags) as stack, Client(stack.target) as client:
+
+        def cost_of(token_ids: list[int], salt: str) -> tuple[int, ...]:
+            before = worker_of(client)
+            ask(client, token_ids, cache_salt=salt, tenant=salt)
+            after = worker_of(client)
+            hits = [tier.hit_tokens for tier in after.tiers], [tier.hit_tokens for tier in before.tiers]
+            brought = [
+                sum(move.blocks for move in status.moves if move.move in ("fetch", "load"))
+                for status in (after, before)
+            ]
+            return (
+                after.prompt_tokens - before.prompt_tokens,
+                after.tiers[0].lookup_tokens - before.tiers[0].lookup_tokens,
+                sum(hits[0]) - sum(hits[1]),
+                brought[0] - brought[1],
+            )
+
+        shared, never = prompt(1, 20), prompt(2, 20)
+        cold = cost_of(shared, "red")
+        hit = cost_of(shared, "red")
+        assert hit[0] < cold[0] / 10
+        assert hit[2] == 20 * BLOCK_TOKENS
+        assert cost_of(shared, "blue") == cost_of(never, "blue") == cold
+        assert cold[0] >= len(shared)
+        assert cold[2:] == (0, 0)
 
 
 def test_a_tenant_over_its_cap_evicts_only_its_own(tmp_path: Path) -> None:

@@ -50,12 +50,17 @@ class FakeEngineTiers:
 
     directory: Path
     num_slots: int = 64
+    disk: DiskTier | None = None
+    """Once it is open."""
+    mover: Mover | None = None
 
     def open(self, num_blocks: int, block_bytes: int, tell: Callable[[TierNews], None]) -> tuple[Mover, DiskTier]:
         pool = torch.zeros((num_blocks, block_bytes), dtype=torch.uint8)
         slab = HostSlab(self.num_slots, block_bytes, pool.device)
         disk = DiskTier.open(self.directory, namespace=bytes(32), block_bytes=block_bytes, cap_bytes=8 << 20)
-        return Mover(pool, slab, disk, None, tell), disk
+        mover = Mover(pool, slab, disk, None, tell)
+        self.disk, self.mover = disk, mover
+        return mover, disk
 
 
 @dataclass

@@ -24,6 +24,7 @@ from kvstore.errors import (
 )
 from kvstore.transfer import Failure
 from tests.disk_rows import NAMESPACE, contents, key_of, open_disk, payload_of, store_row
+from tests.fakes.clock import FakeClock
 
 SLAB = f"{NAMESPACE.hex()}.slab"
 
@@ -192,6 +193,25 @@ def test_a_full_disk_says_so_and_goes_on_within_what_there_is(tmp_path: Path) ->
     assert failures.count(None) == len(failures)
     assert is_sound
     assert 60 < num_records < 100
+
+
+def test_a_full_disk_is_said_until_it_gives_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    disk = open_disk(tmp_path, cap_rows=200, clock=clock)
+    rooms = iter(range(10, 200, 10))
+
+    def notice() -> str | None:
+        start = next(rooms)
+        return disk.store([store_row(number) for number in range(start, start + 10)]).notice
+
+    assert notice() is None
+    with monkeypatch.context() as full:
+        full.setattr(os, "posix_fallocate", _fail(errno.ENOSPC))
+        assert [notice() is not None for _ in range(3)] == [True] * 3, "also where its own records made room"
+        clock.advance_s(60)
+        assert notice() is not None
+    assert [notice() for _ in range(3)] == [None] * 3
+    disk.close()
 
 
 def _fail(code: int) -> Callable[..., None]:

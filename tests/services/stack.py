@@ -92,10 +92,21 @@ class Stack:
         return address
 
     async def start_scheduler(
-        self, workers: list[str], *, port: int = 0, max_waiting: int = 64, worker_wait_s: float = 10.0
+        self,
+        workers: list[str],
+        *,
+        port: int = 0,
+        max_waiting: int = 64,
+        worker_wait_s: float = 10.0,
+        always_bring: bool = False,
     ) -> str:
         config = SchedulerServiceConfig(
-            workers=tuple(workers), port=port, max_waiting=max_waiting, worker_wait_s=worker_wait_s, **self.settings
+            workers=tuple(workers),
+            port=port,
+            max_waiting=max_waiting,
+            worker_wait_s=worker_wait_s,
+            always_bring=always_bring,
+            **self.settings,
         )
         host = ServiceHost(scheduler_service.SERVICE_NAME, config, telemetry=open_telemetry("scheduler", config))
         running = RunningService(host, SchedulerService(host, config))

@@ -1,14 +1,20 @@
 """ManageCache over real services and a real disk: every hop passes it on, and the session goes on beside it."""
 
+import asyncio
+import contextlib
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import grpc
 import pytest
 
+from kvstore import disk_index
 from kvstore.disk import DiskTier
+from kvstore.errors import NoSpaceLeft
 from services.worker.disk_keeper import CareStopped, DiskKeeper
-from tests.disk_rows import open_disk, store_row
+from tests.disk_rows import key_of, open_disk, store_row
 from tests.fakes.worker_service import FakeEngine, FakeEngineTiers
 from tests.services.conftest import VOCAB_SIZE
 from tests.services.stack import Stack, eventually, running_stack
@@ -89,7 +95,9 @@ async def test_a_kept_prefix_is_described_verified_and_cleared(model_directory: 
         figures = link.scheduler.figures().tiers
         assert figures is not None
         assert figures.disk.num_used == 10
-        (cleared,) = await ask(stub, CLEAR)
+        in_memory, cleared = await ask(stub, CLEAR)
+        assert in_memory.memory_clearing.device_blocks == 10
+        assert in_memory.memory_clearing.host_blocks == 10
         assert cleared.clearing.records == 10
 
         def is_forgotten() -> bool:
@@ -98,7 +106,8 @@ async def test_a_kept_prefix_is_described_verified_and_cleared(model_directory: 
             return figures is not None and figures.disk.num_used == 0 and figures.disk.num_evictions == 10
 
         await eventually(is_forgotten, "the scheduler knows that the disk is empty")
-        assert (await generate(stub)).device == 40, "what is on the device stays"
+        again = await generate(stub)
+        assert again.device == again.host == again.disk == 0
 
 
 async def test_a_pin_is_shown_kept_over_a_restart_of_the_worker_and_given_up(
@@ -136,12 +145,124 @@ async def test_a_pin_is_shown_kept_over_a_restart_of_the_worker_and_given_up(
         assert not [event for event in await ask(stub, DESCRIBE) if event.HasField("pinned")]
 
 
+async def test_a_pin_is_kept_over_a_restart_of_everything_until_it_is_given_up(
+    model_directory: Path, tmp_path: Path
+) -> None:
+    """All processes but the disk are new each time."""
+    async with running_stack(model_directory) as stack:
+        stub = await start(stack, engine_on(tmp_path / "kv"))
+        await generate(stub, pin_name="cook")
+        (settled,) = await ask(stub, SETTLE)
+        assert settled.settling.is_settled
+    async with running_stack(model_directory) as stack:
+        stub = await start(stack, engine_on(tmp_path / "kv"))
+
+        async def is_back() -> bool:
+            pins = [event.pinned for event in await ask(stub, DESCRIBE) if event.HasField("pinned")]
+            return [(pin.name, pin.blocks, pin.host_blocks, pin.disk_blocks) for pin in pins] == [("cook", 10, 0, 10)]
+
+        await eventually(is_back, "the disk has told of the pin and of its records")
+        (link,) = stack.scheduler().dispatcher.links
+        (event,) = await ask(stub, unpin("cook"))
+        assert event.unpinned.name == "cook"
+        await eventually(lambda: link.pins.is_settled, "the disk has given the pin up too")
+    disk = open_disk(tmp_path / "kv", namespace=bytes(32), block_bytes=64)
+    assert disk.pins() == {}
+    assert sum(map(len, disk.key_chunks())) == 10
+    disk.close()
+
+
+async def test_a_pin_that_no_longer_fits_is_said_and_can_be_given_up(model_directory: Path, tmp_path: Path) -> None:
+    async with running_stack(model_directory) as stack:
+        stub = await start(stack, engine_on(tmp_path / "kv"))
+        await generate(stub, pin_name="cook")
+        await ask(stub, SETTLE)
+    async with running_stack(model_directory) as stack:
+        smaller = FakeEngine(VOCAB_SIZE, tiers=FakeEngineTiers(tmp_path / "kv", num_slots=16))
+        stub = await start(stack, smaller)
+        (link,) = stack.scheduler().dispatcher.links
+        await eventually(lambda: "cook" in link.pins.notes, "the pin has been told, and refused")
+        status = await stub.GetStatus(inference_pb2.GetStatusRequest())
+        (worker,) = [row.worker for row in status.services if row.HasField("worker")]
+        (note,) = [tier.note for tier in worker.tiers if tier.tier == "disk"]
+        assert "'cook' is pinned no longer: Pinning 'cook' takes 10 blocks" in note
+        (event,) = await ask(stub, unpin("cook"))
+        assert event.unpinned.name == "cook"
+        assert not link.pins.notes
+
+
+async def test_what_another_process_removes_is_forgotten_by_the_scheduler_too(
+    model_directory: Path, tmp_path: Path
+) -> None:
+    async with running_stack(model_directory) as stack:
+        engine = engine_on(tmp_path / "kv")
+        stub = await start(stack, engine)
+        await generate(stub, keep_prefix=True)
+        await ask(stub, SETTLE)
+        (link,) = stack.scheduler().dispatcher.links
+
+        def num_known() -> int:
+            assert link.scheduler is not None
+            figures = link.scheduler.figures().tiers
+            assert figures is not None
+            return figures.disk.num_used
+
+        assert num_known() == 10
+        assert engine.tiers is not None
+        assert engine.tiers.mover is not None
+        keeper = engine.tiers.mover.keeper
+        assert keeper is not None
+        keeper.listing.refresh()
+        code = "from pathlib import Path; from kvstore.disk_care import DiskCare; import sys; "
+        code += "DiskCare.open(Path(sys.argv[1])).clear()"
+        await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", code, str(tmp_path / "kv")], check=True, timeout=60
+        )
+        assert num_known() == 10
+        # As the worker does every so often.
+        keeper.listing.refresh()
+        await eventually(lambda: num_known() == 0, "the scheduler knows that the disk is empty")
+
+
+def fill_with_pins(disk: DiskTier, num_keys: int) -> None:
+    """Until there is no room for another name with so many keys."""
+    keys = list(map(key_of, range(num_keys)))
+    with contextlib.suppress(NoSpaceLeft):
+        for number in range(10_000):
+            disk.pin(f"{num_keys} {number}", keys)
+        raise AssertionError("the index does not become full")
+
+
+async def test_a_full_index_is_said_until_there_is_room_again_and_requests_go_on(
+    model_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full of pins, as the quickest way to fill it."""
+    monkeypatch.setattr(disk_index, "MAP_BYTES", 1 << 20)
+    async with running_stack(model_directory) as stack:
+        engine = engine_on(tmp_path / "kv")
+        stub = await start(stack, engine)
+        (link,) = stack.scheduler().dispatcher.links
+        assert engine.tiers is not None
+        assert engine.tiers.disk is not None
+        for num_keys in (64, 1):
+            fill_with_pins(engine.tiers.disk, num_keys)
+        await generate(stub, keep_prefix=True)
+        await eventually(lambda: "has reached its 1 MiB" in link.tier_notes["disk"], "the full index is said")
+        assert (await generate(stub)).device == 40
+        *_, cleared = await ask(stub, CLEAR)
+        assert cleared.HasField("clearing"), cleared
+        await generate(stub, keep_prefix=True)
+        await eventually(lambda: not link.tier_notes["disk"], "it is said no longer")
+        await eventually(lambda: holds(stub, 10), "records are stored again")
+
+
 async def test_clear_gives_up_all_pins(model_directory: Path, tmp_path: Path) -> None:
     async with running_stack(model_directory) as stack:
         stub = await start(stack, engine_on(tmp_path / "kv"))
         await generate(stub, pin_name="cook")
         await eventually(lambda: holds(stub, 10), "the pinned prefix is on disk")
-        unpinned, cleared = await ask(stub, CLEAR)
+        unpinned, in_memory, cleared = await ask(stub, CLEAR)
+        assert in_memory.memory_clearing.host_blocks == 10, "what was pinned a moment ago is cleared too"
         assert unpinned.unpinned.name == "cook"
         assert cleared.clearing.records == 10
         assert await num_records(stub) == 0
@@ -165,9 +286,9 @@ async def test_only_all_namespaces_takes_those_of_other_models(model_directory: 
     other.close()
     async with running_stack(model_directory) as stack:
         stub = await start(stack, engine_on(tmp_path / "kv"))
-        (cleared,) = await ask(stub, CLEAR)
+        _, cleared = await ask(stub, CLEAR)
         assert cleared.clearing.records == 0
-        (cleared,) = await ask(stub, CLEAR_ALL)
+        _, cleared = await ask(stub, CLEAR_ALL)
         assert cleared.clearing.records == 5
 
 
@@ -193,7 +314,7 @@ async def test_a_disk_that_is_gone_is_said_and_requests_go_on(model_directory: P
         stub = await start(stack, engine_on(tmp_path / "kv"))
         (tmp_path / "kv" / "index.mdb").unlink()
         for request in (DESCRIBE, VERIFY, CLEAR):
-            (event,) = await ask(stub, request)
+            *_, event = await ask(stub, request)
             assert "index.mdb is gone" in event.failure.message
         await generate(stub)
 

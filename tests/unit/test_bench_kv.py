@@ -7,7 +7,14 @@ import torch
 
 from bench.kv_cost import WORK, StepWork, batch_of
 from bench.kv_formats import FORMATS, TRUTH, per_block, per_tensor
-from bench.kv_quality import compare_texts, difference
+from bench.kv_quality import (
+    Measure,
+    bf16_agreement,
+    compare_texts,
+    difference,
+    distance_from_truth,
+    predictions,
+)
 from bench.kv_scorer import Scorer
 from engine.execution.loading import LoadedModel, load_model
 from kernels.kv_codec.e4m3 import decode, encode
@@ -48,6 +55,35 @@ def test_every_format_is_another_one_and_close(loaded: LoadedModel) -> None:
     assert all(0 < each < 0.5 for each in divergences)
     assert kl.values["fp16"] < kl.values["bf16"] < kl.values["fp8"]
     assert all(50 < agreement.values[each.name] <= 100 for each in FORMATS)
+
+
+def test_accuracy_agreement_and_perplexity_are_of_the_positions_that_they_name(loaded: LoadedModel) -> None:
+    chats = [(text(seed), [False] * 60 + [True] * 40) for seed in (1, 2)]
+    found = {measure.name: measure for measure in predictions("small", loaded, chats)}
+    assert found["top-1 accuracy"].samples == 2 * 99
+    assert found["top-1 accuracy, answers"].samples == found["top-1 agreement, answers"].samples == 2 * 40
+    assert 0 < found["top-1 agreement, p ≥ 0.5"].samples < 2 * 99
+    scorer = Scorer(loaded, TRUTH)
+    hits = [scorer.logits(ids[:-1]).argmax(dim=-1) == torch.tensor(ids[1:]) for ids, _ in chats]
+    assert found["top-1 accuracy"].values["fp32"] == pytest.approx(100 * torch.cat(hits).float().mean().item())
+    for name, measure in found.items():
+        if "agreement" in name:
+            assert measure.values["fp32"] == 100
+
+
+def test_the_model_in_bf16_agrees_less_than_bf16_blocks_alone_do(directory: Path, loaded: LoadedModel) -> None:
+    in_bf16 = load_model(directory, dtype=torch.bfloat16, device=CPU, max_model_tokens=128)
+    texts = [text(seed) for seed in range(4)]
+    alone, _ = compare_texts("small", loaded, texts)
+    both = bf16_agreement("small", loaded, in_bf16, texts)
+    assert both.samples == 400
+    assert both.values["bf16"] < alone.values["bf16"]
+    assert bf16_agreement("small", loaded, loaded, texts).values["fp32"] == 100
+
+
+def test_the_distance_is_in_points_or_as_a_part() -> None:
+    assert distance_from_truth(Measure("m", "agreement", "%", {"fp32": 100.0, "fp8": 99.25}, 1)) == "-0.75 points"
+    assert distance_from_truth(Measure("m", "perplexity", "", {"fp32": 2.0, "fp8": 2.01}, 1)) == "+0.50 %"
 
 
 def test_the_difference_of_a_text_from_itself_is_none() -> None:

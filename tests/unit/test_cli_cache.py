@@ -337,7 +337,7 @@ class Terminal:
 def test_at_a_terminal_clear_says_what_would_go_and_asks(server: FakeInference, typed: bytes, code: int) -> None:
     server.cache_events = [DISK, PINNED]
     terminal = Terminal("clear", "--target", server.address)
-    terminal.read_until(b"Delete 200 records (200 KiB) in /var/[bold]cache and give up 1 pins?")
+    terminal.read_until(b"Delete 200 records (200 KiB) in /var/[bold]cache, all blocks in memory and 1 pins?")
     assert [request.WhichOneof("action") for request in server.cache_requests] == ["describe"]
     terminal.type(typed)
     assert (b"nothing was deleted" in terminal.read_all()) == bool(code)

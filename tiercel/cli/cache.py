@@ -124,10 +124,7 @@ def clear(
     port: int | None,
     ca: Path | None,
 ) -> int:
-    """Delete what the served model has on disk, and give up all pins.
-
-    What is on the device and in host memory stays there until something else needs the room.
-    """
+    """Give up all pins, and delete what no running request uses: on devices, in host memory and on disk."""
     with stack_client(target, port, ca) as client:
         if not yes:
             _ask_first(client, all_namespaces)
@@ -135,6 +132,13 @@ def clear(
     if as_json:
         write_json(consoles, {"target": client.target, **asdict(found)})
     else:
+        for memory in found.memory:
+            in_use = f"; {memory.kept_blocks} are in use" if memory.kept_blocks else ""
+            say(
+                consoles,
+                f"{memory.worker}: {memory.device_blocks} blocks dropped on the device, {memory.host_blocks} in host "
+                f"memory{in_use}",
+            )
         for disk in found.disks:
             say(consoles, f"{disk.worker}: {disk.records} records deleted from disk")
         if found.unpinned:
@@ -157,7 +161,8 @@ def _ask_first(client: Client, all_namespaces: bool) -> None:
     size = shown_bytes(sum(namespace.payload_bytes for _, namespace in chosen))
     where = ", ".join(dict.fromkeys(directory for directory, _ in chosen)) or "no disk"
     num_pins = len({each.name for each in report.pinned})
-    if not click.confirm(f"Delete {records} records ({size}) in {where} and give up {num_pins} pins?", err=True):
+    asked = f"Delete {records} records ({size}) in {where}, all blocks in memory and {num_pins} pins?"
+    if not click.confirm(asked, err=True):
         raise CommandFailed("nothing was deleted")
 
 

@@ -56,7 +56,8 @@ def pin(
 ) -> int:
     """Keep the prefixes in FILE under NAME: in host memory and on disk, whatever else is asked for.
 
-    FILE is as for `warm`. Pins last as long as the stack runs; what they brought to disk outlives it.
+    FILE is as for `warm`. A pin lasts until it is removed: the disk keeps it, and what it names, over a restart of the
+    stack. Without a disk it lasts as long as the stack runs.
     """
     if remove == (file is not None):
         raise click.UsageError("give FILE to pin its prefixes under NAME, or --remove to pin NAME no longer")

@@ -116,8 +116,20 @@ class DiskClearing:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryClearing:
+    """Blocks that a worker has no more on its device and in host memory."""
+
+    worker: str
+    device_blocks: int
+    host_blocks: int
+    kept_blocks: int
+    """Of both: running requests use them."""
+
+
+@dataclass(frozen=True, slots=True)
 class CacheClearing:
     disks: tuple[DiskClearing, ...]
+    memory: tuple[MemoryClearing, ...]
     unpinned: tuple[str, ...]
     """Names."""
     without_disk: tuple[CareNote, ...]

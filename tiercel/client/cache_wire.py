@@ -11,6 +11,7 @@ from tiercel.client.cache import (
     DiskNamespace,
     DiskReport,
     DiskVerification,
+    MemoryClearing,
     PinnedPrefix,
 )
 from tiercel.v1 import common_pb2
@@ -46,6 +47,7 @@ class CareAnswers:
         self._verifications: list[DiskVerification] = []
         self._bad_records: list[BadRecord] = []
         self._clearings: list[DiskClearing] = []
+        self._memory: list[MemoryClearing] = []
         self.is_settled = True
         self._unpinned: dict[str, None] = {}
         self._without_disk: list[CareNote] = []
@@ -78,6 +80,10 @@ class CareAnswers:
                 )
             case "clearing":
                 self._clearings.append(DiskClearing(worker, message.clearing.records))
+            case "memory_clearing":
+                memory = message.memory_clearing
+                blocks = (memory.device_blocks, memory.host_blocks, memory.kept_blocks)
+                self._memory.append(MemoryClearing(worker, *blocks))
             case "unpinned":
                 self._unpinned[message.unpinned.name] = None
             case "settling":
@@ -97,7 +103,11 @@ class CareAnswers:
 
     def clearing(self) -> CacheClearing:
         return CacheClearing(
-            tuple(self._clearings), tuple(self._unpinned), tuple(self._without_disk), tuple(self._failures)
+            tuple(self._clearings),
+            tuple(self._memory),
+            tuple(self._unpinned),
+            tuple(self._without_disk),
+            tuple(self._failures),
         )
 
     @property

@@ -356,7 +356,7 @@ class SettleCache(_message.Message):
     def __init__(self, timeout_ns: _Optional[int] = ...) -> None: ...
 
 class ManageCacheEvent(_message.Message):
-    __slots__ = ("worker", "progress", "disk", "no_disk", "pinned", "bad_records", "verification", "clearing", "unpinned", "settling", "failure")
+    __slots__ = ("worker", "progress", "disk", "no_disk", "pinned", "bad_records", "verification", "clearing", "unpinned", "settling", "memory_clearing", "failure")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     DISK_FIELD_NUMBER: _ClassVar[int]
@@ -367,6 +367,7 @@ class ManageCacheEvent(_message.Message):
     CLEARING_FIELD_NUMBER: _ClassVar[int]
     UNPINNED_FIELD_NUMBER: _ClassVar[int]
     SETTLING_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_CLEARING_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     worker: str
     progress: CacheProgress
@@ -378,8 +379,9 @@ class ManageCacheEvent(_message.Message):
     clearing: DiskClearing
     unpinned: Unpinned
     settling: CacheSettling
+    memory_clearing: MemoryClearing
     failure: CareFailure
-    def __init__(self, worker: _Optional[str] = ..., progress: _Optional[_Union[CacheProgress, _Mapping]] = ..., disk: _Optional[_Union[DiskDescription, _Mapping]] = ..., no_disk: _Optional[_Union[NoDisk, _Mapping]] = ..., pinned: _Optional[_Union[PinnedPrefix, _Mapping]] = ..., bad_records: _Optional[_Union[BadRecords, _Mapping]] = ..., verification: _Optional[_Union[DiskVerification, _Mapping]] = ..., clearing: _Optional[_Union[DiskClearing, _Mapping]] = ..., unpinned: _Optional[_Union[Unpinned, _Mapping]] = ..., settling: _Optional[_Union[CacheSettling, _Mapping]] = ..., failure: _Optional[_Union[CareFailure, _Mapping]] = ...) -> None: ...
+    def __init__(self, worker: _Optional[str] = ..., progress: _Optional[_Union[CacheProgress, _Mapping]] = ..., disk: _Optional[_Union[DiskDescription, _Mapping]] = ..., no_disk: _Optional[_Union[NoDisk, _Mapping]] = ..., pinned: _Optional[_Union[PinnedPrefix, _Mapping]] = ..., bad_records: _Optional[_Union[BadRecords, _Mapping]] = ..., verification: _Optional[_Union[DiskVerification, _Mapping]] = ..., clearing: _Optional[_Union[DiskClearing, _Mapping]] = ..., unpinned: _Optional[_Union[Unpinned, _Mapping]] = ..., settling: _Optional[_Union[CacheSettling, _Mapping]] = ..., memory_clearing: _Optional[_Union[MemoryClearing, _Mapping]] = ..., failure: _Optional[_Union[CareFailure, _Mapping]] = ...) -> None: ...
 
 class CacheProgress(_message.Message):
     __slots__ = ("done_records", "total_records")
@@ -494,6 +496,16 @@ class DiskClearing(_message.Message):
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     records: int
     def __init__(self, records: _Optional[int] = ...) -> None: ...
+
+class MemoryClearing(_message.Message):
+    __slots__ = ("device_blocks", "host_blocks", "kept_blocks")
+    DEVICE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    HOST_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    device_blocks: int
+    host_blocks: int
+    kept_blocks: int
+    def __init__(self, device_blocks: _Optional[int] = ..., host_blocks: _Optional[int] = ..., kept_blocks: _Optional[int] = ...) -> None: ...
 
 class CacheSettling(_message.Message):
     __slots__ = ("is_settled",)

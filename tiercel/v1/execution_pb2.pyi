@@ -39,14 +39,16 @@ TRANSFER_FAILURE_TIMEOUT: TransferFailure
 TRANSFER_FAILURE_CANCELLED: TransferFailure
 
 class PlanMessage(_message.Message):
-    __slots__ = ("open", "plan", "transfers")
+    __slots__ = ("open", "plan", "transfers", "pin")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     TRANSFERS_FIELD_NUMBER: _ClassVar[int]
+    PIN_FIELD_NUMBER: _ClassVar[int]
     open: Open
     plan: StepPlan
     transfers: Transfers
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., plan: _Optional[_Union[StepPlan, _Mapping]] = ..., transfers: _Optional[_Union[Transfers, _Mapping]] = ...) -> None: ...
+    pin: PinnedKeys
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., plan: _Optional[_Union[StepPlan, _Mapping]] = ..., transfers: _Optional[_Union[Transfers, _Mapping]] = ..., pin: _Optional[_Union[PinnedKeys, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
     __slots__ = ("scheduler_id", "protocol_version")
@@ -57,7 +59,7 @@ class Open(_message.Message):
     def __init__(self, scheduler_id: _Optional[str] = ..., protocol_version: _Optional[int] = ...) -> None: ...
 
 class WorkerMessage(_message.Message):
-    __slots__ = ("ready", "result", "fault", "loading", "transfer_result", "tier_events", "tier_fault")
+    __slots__ = ("ready", "result", "fault", "loading", "transfer_result", "tier_events", "tier_fault", "pinned", "pin_kept")
     READY_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +67,8 @@ class WorkerMessage(_message.Message):
     TRANSFER_RESULT_FIELD_NUMBER: _ClassVar[int]
     TIER_EVENTS_FIELD_NUMBER: _ClassVar[int]
     TIER_FAULT_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    PIN_KEPT_FIELD_NUMBER: _ClassVar[int]
     ready: Ready
     result: StepResult
     fault: Fault
@@ -72,7 +76,9 @@ class WorkerMessage(_message.Message):
     transfer_result: TransferResult
     tier_events: TierEvents
     tier_fault: TierFault
-    def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., result: _Optional[_Union[StepResult, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., loading: _Optional[_Union[Loading, _Mapping]] = ..., transfer_result: _Optional[_Union[TransferResult, _Mapping]] = ..., tier_events: _Optional[_Union[TierEvents, _Mapping]] = ..., tier_fault: _Optional[_Union[TierFault, _Mapping]] = ...) -> None: ...
+    pinned: PinnedKeys
+    pin_kept: PinKept
+    def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., result: _Optional[_Union[StepResult, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., loading: _Optional[_Union[Loading, _Mapping]] = ..., transfer_result: _Optional[_Union[TransferResult, _Mapping]] = ..., tier_events: _Optional[_Union[TierEvents, _Mapping]] = ..., tier_fault: _Optional[_Union[TierFault, _Mapping]] = ..., pinned: _Optional[_Union[PinnedKeys, _Mapping]] = ..., pin_kept: _Optional[_Union[PinKept, _Mapping]] = ...) -> None: ...
 
 class Loading(_message.Message):
     __slots__ = ("loaded_bytes", "total_bytes")
@@ -83,7 +89,7 @@ class Loading(_message.Message):
     def __init__(self, loaded_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("model", "fingerprint", "namespace", "block_size_tokens", "block_bytes", "num_blocks", "max_seqs", "max_model_tokens", "max_batched_tokens", "vocab_size", "device", "dtype", "kv_dtype", "attention_backend", "pid", "rope_length_dependent_from_tokens", "num_host_slots", "host_is_pinned", "disk_id", "disk_capacity_bytes", "host_note", "disk_note", "metrics_address")
+    __slots__ = ("model", "fingerprint", "namespace", "block_size_tokens", "block_bytes", "num_blocks", "max_seqs", "max_model_tokens", "max_batched_tokens", "vocab_size", "device", "dtype", "kv_dtype", "attention_backend", "pid", "rope_length_dependent_from_tokens", "num_host_slots", "host_is_pinned", "disk_id", "disk_capacity_bytes", "host_note", "disk_note", "metrics_address", "max_pinned_disk_blocks")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -107,6 +113,7 @@ class Ready(_message.Message):
     HOST_NOTE_FIELD_NUMBER: _ClassVar[int]
     DISK_NOTE_FIELD_NUMBER: _ClassVar[int]
     METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    MAX_PINNED_DISK_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     model: str
     fingerprint: str
     namespace: bytes
@@ -130,7 +137,8 @@ class Ready(_message.Message):
     host_note: str
     disk_note: str
     metrics_address: str
-    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., namespace: _Optional[bytes] = ..., block_size_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_seqs: _Optional[int] = ..., max_model_tokens: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., vocab_size: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., kv_dtype: _Optional[str] = ..., attention_backend: _Optional[str] = ..., pid: _Optional[int] = ..., rope_length_dependent_from_tokens: _Optional[int] = ..., num_host_slots: _Optional[int] = ..., host_is_pinned: _Optional[bool] = ..., disk_id: _Optional[bytes] = ..., disk_capacity_bytes: _Optional[int] = ..., host_note: _Optional[str] = ..., disk_note: _Optional[str] = ..., metrics_address: _Optional[str] = ...) -> None: ...
+    max_pinned_disk_blocks: int
+    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., namespace: _Optional[bytes] = ..., block_size_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_seqs: _Optional[int] = ..., max_model_tokens: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., vocab_size: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., kv_dtype: _Optional[str] = ..., attention_backend: _Optional[str] = ..., pid: _Optional[int] = ..., rope_length_dependent_from_tokens: _Optional[int] = ..., num_host_slots: _Optional[int] = ..., host_is_pinned: _Optional[bool] = ..., disk_id: _Optional[bytes] = ..., disk_capacity_bytes: _Optional[int] = ..., host_note: _Optional[str] = ..., disk_note: _Optional[str] = ..., metrics_address: _Optional[str] = ..., max_pinned_disk_blocks: _Optional[int] = ...) -> None: ...
 
 class Transfers(_message.Message):
     __slots__ = ("transfers",)
@@ -177,14 +185,36 @@ class TransferResult(_message.Message):
     def __init__(self, transfer_id: _Optional[int] = ..., num_done: _Optional[int] = ..., failure: _Optional[_Union[TransferFailure, str]] = ..., num_bytes: _Optional[int] = ..., wait_ns: _Optional[int] = ..., copy_ns: _Optional[int] = ...) -> None: ...
 
 class TierEvents(_message.Message):
-    __slots__ = ("stored", "evicted", "corrupt")
+    __slots__ = ("stored", "evicted", "corrupt", "begins_listing", "ends_listing")
     STORED_FIELD_NUMBER: _ClassVar[int]
     EVICTED_FIELD_NUMBER: _ClassVar[int]
     CORRUPT_FIELD_NUMBER: _ClassVar[int]
+    BEGINS_LISTING_FIELD_NUMBER: _ClassVar[int]
+    ENDS_LISTING_FIELD_NUMBER: _ClassVar[int]
     stored: bytes
     evicted: bytes
     corrupt: bytes
-    def __init__(self, stored: _Optional[bytes] = ..., evicted: _Optional[bytes] = ..., corrupt: _Optional[bytes] = ...) -> None: ...
+    begins_listing: bool
+    ends_listing: bool
+    def __init__(self, stored: _Optional[bytes] = ..., evicted: _Optional[bytes] = ..., corrupt: _Optional[bytes] = ..., begins_listing: _Optional[bool] = ..., ends_listing: _Optional[bool] = ...) -> None: ...
+
+class PinnedKeys(_message.Message):
+    __slots__ = ("name", "keys", "is_removed")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    IS_REMOVED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    keys: bytes
+    is_removed: bool
+    def __init__(self, name: _Optional[str] = ..., keys: _Optional[bytes] = ..., is_removed: _Optional[bool] = ...) -> None: ...
+
+class PinKept(_message.Message):
+    __slots__ = ("name", "why_not")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WHY_NOT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    why_not: str
+    def __init__(self, name: _Optional[str] = ..., why_not: _Optional[str] = ...) -> None: ...
 
 class TierFault(_message.Message):
     __slots__ = ("tier", "message")
