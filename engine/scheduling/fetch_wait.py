@@ -29,18 +29,26 @@ class FetchWait:
         "blocked_ns",
         "chunks",
         "deadline_ns",
+        "ended_ns",
         "fetched",
         "is_waiting",
         "is_wanted",
+        "loaded",
+        "loaded_ns",
+        "num_blocks",
         "num_missing_tokens",
         "sequence",
         "started_ns",
     )
 
-    def __init__(self, sequence: Sequence, chunks: list[FetchChunk], num_missing_tokens: int, now_ns: int) -> None:
+    def __init__(
+        self, sequence: Sequence, chunks: list[FetchChunk], num_blocks: int, num_missing_tokens: int, now_ns: int
+    ) -> None:
         self.sequence = sequence
         self.chunks = deque(chunks)
         """Not over yet, in the order of the chain."""
+        self.num_blocks = num_blocks
+        """The sequence's first blocks: what is here and what is worth bringing."""
         self.num_missing_tokens = num_missing_tokens
         """What would have to be computed without the disk."""
         self.started_ns = now_ns
@@ -52,6 +60,11 @@ class FetchWait:
         self.is_wanted = True
         """Whether chunks that have not been sent are still worth sending: until the sequence leaves the queue."""
         self.fetched: set[BlockKey] = set()
+        self.loaded: set[BlockKey] = set()
+        """What was sent on to the device for it while it waited."""
+        self.ended_ns = now_ns
+        self.loaded_ns = now_ns
+        """When the wait was over, and when the last early load was."""
 
     def leave(self) -> None:
         """The sequence has left the queue."""

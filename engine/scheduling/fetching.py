@@ -64,7 +64,8 @@ class Fetcher:
         if not chunks:
             return
         num_near = sum(run.count for run in runs if run.tier is not Tier.DISK)
-        wait = FetchWait(sequence, chunks, len(sequence.token_ids) - num_near * size, now_ns)
+        num_missing_tokens = len(sequence.token_ids) - num_near * size
+        wait = FetchWait(sequence, chunks, num_blocks, num_missing_tokens, now_ns)
         num_first = 0 if chunks[0].keys[0] in self._coming else len(chunks[0].keys)
         if self._rates.move_ns(TransferKind.FETCH, num_first, now_ns) > self._patience_ns(wait):
             return  # it would be given up before anything arrives
@@ -73,7 +74,7 @@ class Fetcher:
                 # What is fetched must not push out what it is to follow.
                 for key in reversed(keys[run.start : run.end]):
                     host.touch(key)
-        sequence.fetch = wait
+        sequence.fetch, sequence.fetched, sequence.loaded_early = wait, wait.fetched, wait.loaded
         for chunk in chunks:
             chunk.waits.append(wait)
             if chunk.keys[0] not in self._coming:
@@ -121,8 +122,11 @@ class Fetcher:
             transfer = self._desk.open(TransferKind.FETCH, rows, tickets, timeout_ns, now_ns, chunk.tenant)
             self._in_flight[transfer.transfer_id] = chunk
 
-    def on_result(self, result: TransferResult, slots: list[HostSlot], now_ns: int) -> None:
-        """The ticket is still open. The row that failed is not on disk any more, as far as we are concerned."""
+    def on_result(self, result: TransferResult, slots: list[HostSlot], now_ns: int) -> list[FetchWait]:
+        """Returns who has been waiting for it. The ticket is still open.
+
+        The row that failed is not on disk any more, as far as we are concerned.
+        """
         residency = self._batch().residency
         chunk = self._in_flight.pop(result.transfer_id)
         assert residency.host is not None
@@ -130,6 +134,7 @@ class Fetcher:
             residency.host.fill(slot)
         failed_key = None if result.failure is None else chunk.keys[result.num_done]
         self._settle(chunk, result.num_done, failed_key, now_ns)
+        return chunk.waits
 
     def sweep(self, now_ns: int) -> None:
         while self._deadlines and self._deadlines[0][0] <= now_ns:
@@ -274,4 +279,5 @@ class Fetcher:
     def _end(self, wait: FetchWait, now_ns: int) -> None:
         """Admission waits no longer."""
         wait.is_waiting = False
+        wait.ended_ns = now_ns
         wait.sequence.request.fetch_ns += now_ns - wait.started_ns
