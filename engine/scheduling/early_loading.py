@@ -1,7 +1,7 @@
 """Early loads: what a fetch has brought goes on to the device while the rest of it is still being read.
 
     a chunk arrives ──▶ loading ──▶ cached on the device, where admission finds it as a hit
-                           └──deadline──▶ late: not waited for, and out of the host tier; its target is free with the result
+                           └──deadline──▶ late: not waited for, out of the host tier; its target is free with the result
 
 The sequence still waits in the queue and holds nothing. Blocks are taken only while the whole prompt has room as it
 would need for admission, so that nothing is evicted that admission would have spared.
