@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from kvstore.breaker import Breaker, BreakerState
+from kvstore.courtesy import Courtesy
 from kvstore.disk_group import GROUP_ROWS
 from kvstore.disk_store import DiskStore, StoreResult, StoreRow
 from kvstore.errors import DiskTierError, FilesReplaced
@@ -53,6 +54,8 @@ class DiskThreads:
         on_events: Callable[[TierEvents], None],
         on_fault: Callable[[TierFault], None],
         limits: DiskLimits,
+        urgent: Courtesy,
+        background: Courtesy,
     ) -> None:
         self._disk = disk
         self._slab = slab
@@ -60,6 +63,8 @@ class DiskThreads:
         self._on_events = on_events
         self._on_fault = on_fault
         self._limits = limits
+        self._urgent = urgent
+        self._background = background
         self._hang_ns = int(limits.hang_s * 1e9)
         self.breaker = Breaker(Tier.DISK, limits.max_failures, int(limits.retry_after_s * 1e9))
         """Under the desk's condition."""
@@ -125,7 +130,9 @@ class DiskThreads:
 
     def _persist(self, jobs: list[Job]) -> None:
         """One group: as many rows of the jobs as it takes, the rest goes back."""
-        desk, begin_ns = self._desk, self._desk.clock()
+        desk, taken_ns = self._desk, self._desk.clock()
+        desk.rest(self._background)
+        begin_ns = desk.clock()
         group: list[tuple[Job, StoreRow]] = []
         for job in jobs:
             transfer = job.transfer
@@ -137,7 +144,8 @@ class DiskThreads:
         failures: list[Failure | None] = []
         if group:
             try:
-                result = self._call(partial(self._disk.store, [row for _, row in group]))
+                with self._background.charged():
+                    result = self._call(partial(self._disk.store, [row for _, row in group]))
                 failures = result.failures
                 self._tell_notice(result)
             except _DiskRefused:
@@ -157,7 +165,7 @@ class DiskThreads:
                 first_failure[number] = failure
         waiting = []
         for job in jobs:
-            job.copy_ns += end_ns - begin_ns
+            job.copy_ns += end_ns - taken_ns
             failure = first_failure.get(id(job))
             if failure is None and job.deadline_ns <= end_ns:
                 failure = Failure.TIMEOUT
@@ -177,20 +185,24 @@ class DiskThreads:
         """Bring rows until one fails or comes late; `job.next_row` counts those that are good."""
         desk, transfer = self._desk, job.transfer
         while job.rows_left:
-            row, begin_ns = job.next_row, desk.clock()
+            row, taken_ns = job.next_row, desk.clock()
+            desk.rest(self._urgent)
+            begin_ns = desk.clock()
+            job.copy_ns += begin_ns - taken_ns
             if job.deadline_ns <= begin_ns:
                 return Failure.TIMEOUT
             if desk.is_closing:
                 return Failure.CANCELLED
             into = self._slab.slot(transfer.host_slots[row])
             try:
-                if row % READ_AHEAD_ROWS == 0:
-                    # The first time this window and the next, then always one window ahead.
-                    start = row + READ_AHEAD_ROWS if row else 0
-                    ahead = transfer.keys[start : row + 2 * READ_AHEAD_ROWS]
-                    if len(ahead) > 1:
-                        self._call(partial(self._disk.read_ahead, ahead))
-                failure = self._call(partial(self._disk.fetch, transfer.keys[row], into))
+                with self._urgent.charged():
+                    if row % READ_AHEAD_ROWS == 0:
+                        # The first time this window and the next, then always one window ahead.
+                        start = row + READ_AHEAD_ROWS if row else 0
+                        ahead = transfer.keys[start : row + 2 * READ_AHEAD_ROWS]
+                        if len(ahead) > 1:
+                            self._call(partial(self._disk.read_ahead, ahead))
+                    failure = self._call(partial(self._disk.fetch, transfer.keys[row], into))
             except _DiskRefused:
                 failure = Failure.IO_ERROR
             end_ns = desk.clock()

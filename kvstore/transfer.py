@@ -89,7 +89,7 @@ class TransferResult:
     wait_ns: int
     """From receipt to the first byte."""
     copy_ns: int
-    """Time spent moving, without waits between the pieces."""
+    """Time spent moving, with the pauses that were made for those who compute, without waits for other transfers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,13 @@ from engine.execution.loading import LoadedModel, default_device_cache_bytes, lo
 from engine.execution.runner import ModelRunner
 from engine.models.fingerprint import namespace
 from kernels.attention.choice import choose_attention
+from kvstore.courtesy import ComputeGauge
 from kvstore.layout import BlockLayout
 from services.common import logs
 from services.common.model_path import CHECKPOINT_FILES, resolve_model
 from services.worker.config import Device, Dtype, KvDtype, WorkerConfig
 from services.worker.engine_thread import LoadedEngine, LoadProgress, TierNews, WorkerFacts
+from services.worker.gauged_executor import GaugedExecutor
 from services.worker.tiers import open_tiers
 
 _log = logs.get_logger(__name__)
@@ -67,7 +69,8 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         scale_mode=layout.scale_mode,
         block_size=config.block_size,
     )
-    tiers = open_tiers(config, pool, cache_namespace, progress, tell)
+    gauge = ComputeGauge()
+    tiers = open_tiers(config, pool, cache_namespace, gauge, progress, tell)
     facts = WorkerFacts(
         model=path.name,
         fingerprint=loaded.fingerprint,
@@ -91,7 +94,9 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         host_note=tiers.host_note,
         disk_note=tiers.disk_note,
     )
-    return LoadedEngine(runner, facts, tiers.mover, None if tiers.mover is None else tiers.mover.keeper)
+    return LoadedEngine(
+        GaugedExecutor(runner, gauge), facts, tiers.mover, None if tiers.mover is None else tiers.mover.keeper
+    )
 
 
 def _device(asked: Device) -> torch.device:
