@@ -111,6 +111,7 @@ class Scheduler:
             return None
         self._num_steps += 1
         self._in_flight.append(step)
+        self._rates.is_beside_steps = True
         return step.plan
 
     def apply(self, result: StepResult, now_ns: int) -> None:
@@ -124,6 +125,7 @@ class Scheduler:
         if result.step_id != step_id:
             raise WorkerLost(f"The worker answered step {result.step_id}, but step {step_id} was due")
         apply_outcome(self._book, self._rates, self._in_flight.popleft(), result, now_ns)
+        self._rates.is_beside_steps = bool(self._in_flight)
         self._sweep(now_ns)
 
     def take_events(self) -> list[Event]:
@@ -157,6 +159,7 @@ class Scheduler:
         for live in [live for live in self._book.requests.values() if live.has_started]:
             self._book.refuse(live, error)
         self._in_flight.clear()
+        self._rates.is_beside_steps = False
         self._num_steps = 0
         if self._tiers is not None:
             for sequence in tuple(self._book.batch.sequences):
