@@ -29,7 +29,7 @@ READ_AHEAD_ROWS = 16
 class DiskLimits:
     """How patient to be with a disk."""
 
-    num_readers: int = 2
+    num_readers: int = 3
     max_failures: int = 3
     """In a row, before the disk counts as failing."""
     hang_s: float = 10.0

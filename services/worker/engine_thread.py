@@ -85,10 +85,13 @@ TierNews = TransferResult | TierEvents | TierFault
 
 
 class TierMover(Protocol):
-    """What carries transfers out: `kvstore.executor.TierExecutor`. Called on the engine's thread."""
+    """What carries transfers out: `kvstore.executor.TierExecutor`. Called on the engine's thread, but for `submit`."""
 
     def submit(self, transfer: Transfer) -> None:
-        """Hand a transfer over, behind all compute so far. Its one result comes as news."""
+        """Hand a transfer over, behind all compute so far where it is handed over on the engine's thread.
+
+        Its one result comes as news.
+        """
         ...
 
     def settle(self) -> None:
@@ -186,6 +189,7 @@ class EngineThread:
         self._is_leaving = False
         # Whose the transfers in flight are. Switched on the engine's thread when none is, read on the movers'.
         self._moving_for: EngineSession | None = None
+        self._tiers: TierMover | None = None
         self.keeper: DiskKeeper | None = None
         """Set before `facts` returns."""
         self._news: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
@@ -213,8 +217,15 @@ class EngineThread:
         self._commands.put(_Step(session, plan, received_ns))
 
     def move(self, session: EngineSession, transfers: list[Transfer]) -> None:
-        """In order with the plans of `run`."""
-        self._commands.put(_Move(session, transfers))
+        """In order with the plans of `run`, but for what does not touch the device: that need not wait for a step."""
+        tiers = self._tiers
+        if tiers is not None and self._moving_for is session and not session.is_void and not self._is_leaving:
+            for transfer in transfers:
+                if not transfer.block_ids:
+                    tiers.submit(transfer)
+            transfers = [transfer for transfer in transfers if transfer.block_ids]
+        if transfers:
+            self._commands.put(_Move(session, transfers))
 
     def end(self, session: EngineSession) -> None:
         session.is_void = True
@@ -243,7 +254,7 @@ class EngineThread:
         except BaseException as error:
             self._tell(_fail, self._loaded, error)
             return
-        self.keeper = engine.keeper
+        self.keeper, self._tiers = engine.keeper, engine.tiers
         self._tell(_resolve, self._loaded, engine.facts)
         try:
             self._serve(engine.executor, engine.tiers)
