@@ -35,7 +35,7 @@ async def test_a_fetch_does_not_wait_for_the_step_that_runs(model_directory: Pat
 
         await eventually(knows_the_disk, "the scheduler knows what is on disk")
         engine.gate.clear()
-        other = inference_pb2.GenerateRequest(sampling={"max_tokens": 1})  # type: ignore[arg-type]
+        other = inference_pb2.GenerateRequest(sampling={"max_tokens": 1})
         other.token_ids.ids.extend([1, 2, 3])
         held = stub.Generate(other)
         await eventually(lambda: engine.is_waiting, "a step is under way")
