@@ -13,6 +13,8 @@ from types import TracebackType
 
 _LINGER_NS = 5_000_000
 """Somebody who computed so shortly ago is between two steps."""
+_MIN_PAUSE_NS = 4_000_000
+"""Shorter pauses are saved up: each costs a wake-up, which takes its time from those who compute as well."""
 
 
 class ComputeGauge:
@@ -61,9 +63,17 @@ class Courtesy:
         self._lock = threading.Lock()
         self._free_at_ns = 0
 
+    @property
+    def is_due(self) -> bool:
+        """Whether somebody computes."""
+        return self._gauge.is_busy
+
     def pause_ns(self) -> int:
-        """How long to wait before the next piece, as things are now. 0 as soon as nobody computes."""
-        return max(0, self._free_at_ns - self._clock()) if self._gauge.is_busy else 0
+        """How long to wait before the next piece, as things are now. 0 while nobody computes, or if it is short."""
+        if not self._gauge.is_busy:
+            return 0
+        pause_ns = self._free_at_ns - self._clock()
+        return pause_ns if pause_ns >= _MIN_PAUSE_NS else 0
 
     @contextmanager
     def charged(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from kvstore.transfer import Failure, TransferResult
 
 _log = logging.getLogger(__name__)
 
-_GLANCE_S = 0.004
+_GLANCE_S = 0.005
 """Between two looks at whether somebody still computes."""
 
 OnResult = Callable[[TransferResult], None]
@@ -75,13 +75,16 @@ class TransferDesk:
 
     def rest(self, courtesy: Courtesy, give_way_in: Lane | None = None) -> bool:
         """Wait as long as courtesy asks, at most until the desk closes. False: a more urgent job came into the lane."""
-        while pause_ns := courtesy.pause_ns():
+        pause_ns = courtesy.pause_ns()
+        until_ns = self.clock() + pause_ns
+        while pause_ns > 0 and courtesy.is_due:
             with self.condition:
                 if self.is_closing:
                     return True
                 if give_way_in is not None and give_way_in.has_urgent:
                     return False
                 self.condition.wait(min(pause_ns / 1e9, _GLANCE_S))
+            pause_ns = until_ns - self.clock()
         return True
 
     def put_back(self, lane: Lane, job: Job) -> None:
