@@ -37,7 +37,7 @@ WORK = StepWork("decode, 8 rows at 512", 8, 511, 1)
 ROWS_PER_TRANSFER = 64
 NAMESPACE = b"bench.tier_decode".ljust(32, b".")
 KINDS = (MoveKind.SPILL, MoveKind.LOAD, MoveKind.PERSIST, MoveKind.FETCH)
-CPU_LIMITS = ExecutorLimits(piece_bytes=2 << 20, urgent_share=0.05, background_share=0.05)
+CPU_LIMITS = ExecutorLimits(piece_bytes=2 << 20, urgent_share=0.07, background_share=0.05)
 """As `services/worker/tiers.py` has them, which nothing here may import."""
 
 

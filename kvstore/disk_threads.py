@@ -23,6 +23,9 @@ from kvstore.transfer_desk import TransferDesk
 T = TypeVar("T")
 
 READ_AHEAD_ROWS = 16
+_MAX_TURN_NS = 1_000_000_000
+"""A fetch does not stand back for longer, whatever becomes of the one before it."""
+_GLANCE_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class DiskThreads:
         self._limits = limits
         self._urgent = urgent
         self._background = background
+        # Under the desk's condition: fetches that a reader has taken, in that order.
+        self._fetching: list[Job] = []
         self._hang_ns = int(limits.hang_s * 1e9)
         self.breaker = Breaker(Tier.DISK, limits.max_failures, int(limits.retry_after_s * 1e9))
         """Under the desk's condition."""
@@ -178,13 +183,38 @@ class DiskThreads:
 
     def _read(self) -> None:
         desk = self._desk
-        while (job := desk.take(desk.fetches)) is not None:
-            desk.finish(job, self._fetch(job))
+        while True:
+            with desk.condition:
+                job = desk.take(desk.fetches)
+                if job is None:
+                    return
+                self._fetching.append(job)
+            try:
+                failure = self._fetch(job)
+            finally:
+                with desk.condition:
+                    self._fetching.remove(job)
+                    desk.condition.notify_all()
+            desk.finish(job, failure)
+
+    def _wait_for_turn(self, job: Job) -> None:
+        """While there is little time to move in, one fetch after the other gets it, so that the first is soon there."""
+        desk = self._desk
+        until_ns = (job.started_ns or job.received_ns) + _MAX_TURN_NS
+        with desk.condition:
+            while (
+                self._fetching[0] is not job
+                and self._urgent.is_due
+                and not desk.is_closing
+                and desk.clock() < min(until_ns, job.deadline_ns)
+            ):
+                desk.condition.wait(_GLANCE_S)
 
     def _fetch(self, job: Job) -> Failure | None:
         """Bring rows until one fails or comes late; `job.next_row` counts those that are good."""
         desk, transfer = self._desk, job.transfer
         while job.rows_left:
+            self._wait_for_turn(job)
             row, taken_ns = job.next_row, desk.clock()
             desk.rest(self._urgent)
             begin_ns = desk.clock()
