@@ -37,7 +37,7 @@ class Setting:
 def setting(tmp_path: Path) -> Iterator[Setting]:
     inner = open_disk(tmp_path)
     disk, clock = FlakyDisk(inner), FakeClock()
-    limits = ExecutorLimits(disk=DiskLimits(max_failures=2, hang_s=10, retry_after_s=5))
+    limits = ExecutorLimits(disk=DiskLimits(num_readers=2, max_failures=2, hang_s=10, retry_after_s=5))
     rig = TierRig(disk, limits=limits, clock=clock)
     yield Setting(rig, disk, clock)
     disk.let_go()
@@ -286,7 +286,7 @@ def test_a_fetch_that_hangs_holds_up_those_behind_it_for_a_while_at_most(tmp_pat
         # However late its reader begins to wait.
         while not disk.entered.wait(0.02):
             clock.advance_s(2)
-        disk.let_go()
-        assert rig.result(behind).failure is None
+    disk.let_go()
+    assert rig.result(behind).failure is None
     rig.close()
     inner.close()
