@@ -1,7 +1,8 @@
-"""Time to first token by where the prompt's blocks are: ``python -m bench.ttft --shape 135m --prompt 2048``.
+"""Time to first token by where the prompt's blocks are: ``python -m bench.ttft --shape 135m --prompt-tokens 2048``.
 
 Every prompt is new to its stack's caches before its first run, and each hit is checked against the usage that the
 server reports. The device cache holds little more than one prompt, so that another prompt of the same length evicts it.
+Where the time went is what the server's own report of each request says.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import random
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -29,12 +30,19 @@ PLACES = ("recompute", "device", "host", "disk, page cache warm", "disk, after r
 
 @dataclass(frozen=True)
 class Sample:
-    """One request: seconds to the first token, and prompt tokens found by tier."""
+    """One request: seconds to the first token, of these what the server names, and prompt tokens found by tier."""
 
     ttft_s: float
+    fetch_s: float
+    load_s: float
+    prefill_s: float
     device: int
     host: int
     disk: int
+
+    @property
+    def other_s(self) -> float:
+        return self.ttft_s - self.fetch_s - self.load_s - self.prefill_s
 
 
 def block_bytes(shape: Shape, kv_dtype: str) -> int:
@@ -100,8 +108,9 @@ class Subject:
                 if isinstance(event, Delta) and event.token_ids:
                     ttft_s = time.perf_counter() - sent
                 if isinstance(event, Finished):
-                    cached = event.usage.cached_tokens
-                    return Sample(ttft_s, cached.device, cached.host, cached.disk)
+                    cached, report = event.usage.cached_tokens, event.report
+                    spans = (report.fetch_ns / 1e9, report.load_ns / 1e9, report.prefill_ns / 1e9)
+                    return Sample(ttft_s, *spans, cached.device, cached.host, cached.disk)
         raise RuntimeError("the answer had no end")
 
 
@@ -132,20 +141,48 @@ def measure(
 
 @click.command()
 @click.option("--shape", "shape_name", type=click.Choice(list(SHAPES)), default="135m", show_default=True)
-@click.option("--prompt", "prompt_tokens", default=2048, show_default=True, help="Tokens of each prompt.")
+@click.option(
+    "--prompt-tokens",
+    "lengths",
+    type=click.IntRange(4 * BLOCK_TOKENS),
+    multiple=True,
+    default=(2048,),
+    show_default=True,
+    help="Tokens of each prompt, at most what the shape has positions for; may be given several times.",
+)
 @click.option("--kv-dtype", type=click.Choice(["fp8", "bf16", "fp16", "fp32"]), default="fp8", show_default=True)
 @click.option("--rounds", default=3, show_default=True, help="Samples per place.")
 @click.option("--disk-limit", default="0", show_default=True, help="SIZE a second that fetches may read; 0: no limit.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
-def main(shape_name: str, prompt_tokens: int, kv_dtype: str, rounds: int, disk_limit: str, as_json: bool) -> None:
+def main(shape_name: str, lengths: tuple[int, ...], kv_dtype: str, rounds: int, disk_limit: str, as_json: bool) -> None:
     """Print TTFT for a prompt that is nowhere, on the device, in host memory and on disk."""
-    with tempfile.TemporaryDirectory(prefix="tiercel-ttft-") as folder:
-        samples = measure(SHAPES[shape_name], prompt_tokens, kv_dtype, rounds, disk_limit, Path(folder))
-    medians = {place: statistics.median(sample.ttft_s for sample in samples[place]) for place in PLACES}
+    shape = SHAPES[shape_name]
+    found: dict[int, dict[str, list[Sample]]] = {}
+    for length in lengths:
+        # Two blocks of positions are left for the answer.
+        prompt_tokens = min(length, shape.max_position_embeddings - 2 * BLOCK_TOKENS)
+        with tempfile.TemporaryDirectory(prefix="tiercel-ttft-") as folder:
+            found[prompt_tokens] = measure(shape, prompt_tokens, kv_dtype, rounds, disk_limit, Path(folder))
     if as_json:
-        click.echo(json.dumps({place: [vars(sample) for sample in found] for place, found in samples.items()}))
+        click.echo(
+            json.dumps(
+                {
+                    prompt_tokens: {place: [asdict(sample) for sample in each] for place, each in samples.items()}
+                    for prompt_tokens, samples in found.items()
+                }
+            )
+        )
         return
-    table = Table("prompt's blocks", "TTFT ms", "range", "times faster", "found: device / host / disk")
+    columns = ("prompt", "its blocks", "TTFT ms", "range", "times faster", "fetch", "load", "prefill", "other")
+    table = Table(*columns, "found: device / host / disk")
+    for prompt_tokens, samples in found.items():
+        _add_rows(table, prompt_tokens, samples)
+    Console().print(f"{shape_name} shape, KV {kv_dtype}, median of {rounds}; fetch to other: ms of TTFT")
+    Console().print(table)
+
+
+def _add_rows(table: Table, prompt_tokens: int, samples: dict[str, list[Sample]]) -> None:
+    medians = {place: statistics.median(sample.ttft_s for sample in samples[place]) for place in PLACES}
     for place in PLACES:
         times = [1e3 * sample.ttft_s for sample in samples[place]]
         found = " / ".join(
@@ -153,9 +190,14 @@ def main(shape_name: str, prompt_tokens: int, kv_dtype: str, rounds: int, disk_l
             for tier in ("device", "host", "disk")
         )
         ratio = f"{medians['recompute'] / medians[place]:.1f}"
-        table.add_row(place, f"{statistics.median(times):.1f}", f"{min(times):.1f}-{max(times):.1f}", ratio, found)
-    Console().print(f"{shape_name} shape, {prompt_tokens} tokens, KV {kv_dtype}, median of {rounds}")
-    Console().print(table)
+        spans = [
+            f"{1e3 * statistics.median(part):.1f}"
+            for part in zip(
+                *((each.fetch_s, each.load_s, each.prefill_s, each.other_s) for each in samples[place]), strict=True
+            )
+        ]
+        spread = f"{min(times):.1f}-{max(times):.1f}"
+        table.add_row(str(prompt_tokens), place, f"{statistics.median(times):.1f}", spread, ratio, *spans, found)
 
 
 if __name__ == "__main__":

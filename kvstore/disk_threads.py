@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from kvstore.breaker import Breaker, BreakerState
+from kvstore.courtesy import Courtesy
 from kvstore.disk_group import GROUP_ROWS
 from kvstore.disk_store import DiskStore, StoreResult, StoreRow
 from kvstore.errors import DiskTierError, FilesReplaced
@@ -22,13 +23,16 @@ from kvstore.transfer_desk import TransferDesk
 T = TypeVar("T")
 
 READ_AHEAD_ROWS = 16
+_MAX_TURN_NS = 1_000_000_000
+"""A fetch does not stand back for longer, whatever becomes of the one before it."""
+_GLANCE_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class DiskLimits:
     """How patient to be with a disk."""
 
-    num_readers: int = 2
+    num_readers: int = 3
     max_failures: int = 3
     """In a row, before the disk counts as failing."""
     hang_s: float = 10.0
@@ -53,6 +57,8 @@ class DiskThreads:
         on_events: Callable[[TierEvents], None],
         on_fault: Callable[[TierFault], None],
         limits: DiskLimits,
+        urgent: Courtesy,
+        background: Courtesy,
     ) -> None:
         self._disk = disk
         self._slab = slab
@@ -60,6 +66,10 @@ class DiskThreads:
         self._on_events = on_events
         self._on_fault = on_fault
         self._limits = limits
+        self._urgent = urgent
+        self._background = background
+        # Under the desk's condition: fetches that a reader has taken, in that order.
+        self._fetching: list[Job] = []
         self._hang_ns = int(limits.hang_s * 1e9)
         self.breaker = Breaker(Tier.DISK, limits.max_failures, int(limits.retry_after_s * 1e9))
         """Under the desk's condition."""
@@ -125,7 +135,9 @@ class DiskThreads:
 
     def _persist(self, jobs: list[Job]) -> None:
         """One group: as many rows of the jobs as it takes, the rest goes back."""
-        desk, begin_ns = self._desk, self._desk.clock()
+        desk, taken_ns = self._desk, self._desk.clock()
+        desk.rest(self._background)
+        begin_ns = desk.clock()
         group: list[tuple[Job, StoreRow]] = []
         for job in jobs:
             transfer = job.transfer
@@ -137,7 +149,8 @@ class DiskThreads:
         failures: list[Failure | None] = []
         if group:
             try:
-                result = self._call(partial(self._disk.store, [row for _, row in group]))
+                with self._background.charged():
+                    result = self._call(partial(self._disk.store, [row for _, row in group]))
                 failures = result.failures
                 self._tell_notice(result)
             except _DiskRefused:
@@ -157,7 +170,7 @@ class DiskThreads:
                 first_failure[number] = failure
         waiting = []
         for job in jobs:
-            job.copy_ns += end_ns - begin_ns
+            job.copy_ns += end_ns - taken_ns
             failure = first_failure.get(id(job))
             if failure is None and job.deadline_ns <= end_ns:
                 failure = Failure.TIMEOUT
@@ -170,27 +183,56 @@ class DiskThreads:
 
     def _read(self) -> None:
         desk = self._desk
-        while (job := desk.take(desk.fetches)) is not None:
-            desk.finish(job, self._fetch(job))
+        while True:
+            with desk.condition:
+                job = desk.take(desk.fetches)
+                if job is None:
+                    return
+                self._fetching.append(job)
+            try:
+                failure = self._fetch(job)
+            finally:
+                with desk.condition:
+                    self._fetching.remove(job)
+                    desk.condition.notify_all()
+            desk.finish(job, failure)
+
+    def _wait_for_turn(self, job: Job) -> None:
+        """While there is little time to move in, one fetch after the other gets it, so that the first is soon there."""
+        desk = self._desk
+        until_ns = (job.started_ns or job.received_ns) + _MAX_TURN_NS
+        with desk.condition:
+            while (
+                self._fetching[0] is not job
+                and self._urgent.is_due
+                and not desk.is_closing
+                and desk.clock() < min(until_ns, job.deadline_ns)
+            ):
+                desk.condition.wait(_GLANCE_S)
 
     def _fetch(self, job: Job) -> Failure | None:
         """Bring rows until one fails or comes late; `job.next_row` counts those that are good."""
         desk, transfer = self._desk, job.transfer
         while job.rows_left:
-            row, begin_ns = job.next_row, desk.clock()
+            self._wait_for_turn(job)
+            row, taken_ns = job.next_row, desk.clock()
+            desk.rest(self._urgent)
+            begin_ns = desk.clock()
+            job.copy_ns += begin_ns - taken_ns
             if job.deadline_ns <= begin_ns:
                 return Failure.TIMEOUT
             if desk.is_closing:
                 return Failure.CANCELLED
             into = self._slab.slot(transfer.host_slots[row])
             try:
-                if row % READ_AHEAD_ROWS == 0:
-                    # The first time this window and the next, then always one window ahead.
-                    start = row + READ_AHEAD_ROWS if row else 0
-                    ahead = transfer.keys[start : row + 2 * READ_AHEAD_ROWS]
-                    if len(ahead) > 1:
-                        self._call(partial(self._disk.read_ahead, ahead))
-                failure = self._call(partial(self._disk.fetch, transfer.keys[row], into))
+                with self._urgent.charged():
+                    if row % READ_AHEAD_ROWS == 0:
+                        # The first time this window and the next, then always one window ahead.
+                        start = row + READ_AHEAD_ROWS if row else 0
+                        ahead = transfer.keys[start : row + 2 * READ_AHEAD_ROWS]
+                        if len(ahead) > 1:
+                            self._call(partial(self._disk.read_ahead, ahead))
+                    failure = self._call(partial(self._disk.fetch, transfer.keys[row], into))
             except _DiskRefused:
                 failure = Failure.IO_ERROR
             end_ns = desk.clock()

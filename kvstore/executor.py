@@ -16,6 +16,7 @@ import torch
 
 from kvstore.breaker import BreakerState
 from kvstore.copier import BlockCopier
+from kvstore.courtesy import ComputeGauge, Courtesy
 from kvstore.disk_store import DiskStore
 from kvstore.disk_threads import DiskLimits, DiskThreads
 from kvstore.lane import Job
@@ -33,9 +34,11 @@ class ExecutorLimits:
     """Transfers per lane; beyond, they are refused with CANCELLED."""
     piece_bytes: int = 32 << 20
     """Of a spill or load between two looks at what else waits."""
-    spill_share: float = 1.0
-    """Part of its time that the copier may spend on spills, in (0, 1]. Nobody waits for a spill, and where the copier
-    takes its time from those who compute, they would."""
+    urgent_share: float = 1.0
+    """Part of a core's time that loads and fetches together may take while somebody computes, in (0, 1]; below 1
+    where they take it from those who compute."""
+    background_share: float = 1.0
+    """The same for spills and persists, for which nobody waits."""
     disk: DiskLimits = field(default_factory=DiskLimits)
 
 
@@ -55,20 +58,28 @@ class TierExecutor:
         on_events: Callable[[TierEvents], None],
         on_fault: Callable[[TierFault], None],
         limits: ExecutorLimits | None = None,
+        gauge: ComputeGauge | None = None,
         stream: CopyStream | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """`pool` is `uint8[num_blocks, block_bytes]` on any device; `stream` defaults to that of its device."""
+        """`pool` is `uint8[num_blocks, block_bytes]` on any device; `stream` defaults to that of its device.
+
+        `gauge` says whether somebody computes; without it nobody ever does.
+        """
         limits = limits or ExecutorLimits()
+        gauge = gauge or ComputeGauge(clock)
+        self._urgent = Courtesy(gauge, limits.urgent_share, clock)
+        self._background = Courtesy(gauge, limits.background_share, clock)
         self._copier = BlockCopier(pool, slab.tensor, stream or copy_stream(pool.device))
         self._piece_rows = max(1, limits.piece_bytes // self._copier.block_bytes)
-        self._spill_share = limits.spill_share
         self._on_fault = on_fault
         self._desk = TransferDesk(on_result, self._copier.block_bytes, limits.max_waiting, clock)
         self._disk: DiskThreads | None = None
         bodies: list[tuple[str, Callable[[], None]]] = [("tier-copier", self._copy), ("tier-herald", self._herald)]
         if disk is not None:
-            self._disk = DiskThreads(disk, slab, self._desk, on_events, on_fault, limits.disk)
+            self._disk = DiskThreads(
+                disk, slab, self._desk, on_events, on_fault, limits.disk, self._urgent, self._background
+            )
             bodies += self._disk.bodies()
         self._threads = [threading.Thread(target=body, name=name, daemon=True) for name, body in bodies]
         for thread in self._threads:
@@ -109,14 +120,24 @@ class TierExecutor:
     def _copy(self) -> None:
         desk = self._desk
         while (job := desk.take(desk.copies)) is not None:
-            transfer, begin_ns = job.transfer, desk.clock()
+            transfer, taken_ns = job.transfer, desk.clock()
+            is_load = transfer.kind is MoveKind.LOAD
+            courtesy = self._urgent if is_load else self._background
+            # A load does not wait behind the pause of a spill.
+            may_go = desk.rest(courtesy, give_way_in=None if is_load else desk.copies)
+            begin_ns = desk.clock()
+            job.copy_ns += begin_ns - taken_ns
+            if not may_go:
+                desk.put_back(desk.copies, job)
+                continue
             stop = min(job.next_row + self._piece_rows, transfer.num_rows)
             rows = slice(job.next_row, stop)
             if job.deadline_ns <= begin_ns:
                 desk.finish(job, Failure.TIMEOUT)
                 continue
             try:
-                self._copier.copy(transfer.kind, transfer.block_ids[rows], transfer.host_slots[rows], job.fence)
+                with courtesy.charged():
+                    self._copier.copy(transfer.kind, transfer.block_ids[rows], transfer.host_slots[rows], job.fence)
             except Exception as error:  # of this transfer; the next one has its own chance
                 desk.announce(self._copy_fault(transfer, error))
                 desk.finish(job, Failure.IO_ERROR)
@@ -131,8 +152,6 @@ class TierExecutor:
                 desk.put_back(desk.copies, job)
             else:
                 desk.finish(job, None)
-            if transfer.kind is MoveKind.SPILL and self._spill_share < 1:
-                time.sleep((end_ns - begin_ns) * (1 / self._spill_share - 1) / 1e9)
 
     def _copy_fault(self, transfer: Transfer, error: Exception) -> Callable[[], None]:
         fault = TierFault(Tier.HOST, f"A {transfer.kind.value} of {transfer.num_rows} blocks failed: {error!r}")

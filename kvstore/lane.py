@@ -39,6 +39,11 @@ class Lane:
         self._urgent: deque[Job] = deque()
         self._others: deque[Job] = deque()
 
+    @property
+    def has_urgent(self) -> bool:
+        """Whether a job waits that goes before all others."""
+        return bool(self._urgent)
+
     def __len__(self) -> int:
         return len(self._urgent) + len(self._others)
 

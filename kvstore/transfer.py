@@ -89,7 +89,7 @@ class TransferResult:
     wait_ns: int
     """From receipt to the first byte."""
     copy_ns: int
-    """Time spent moving, without waits between the pieces."""
+    """Time spent moving, with the pauses that were made for those who compute, without waits for other transfers."""
     finished_ns: int = field(default=0, compare=False)
     """When that was over, on the executor's clock."""
 

@@ -13,10 +13,14 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from kvstore.courtesy import Courtesy
 from kvstore.lane import Job, Lane
 from kvstore.transfer import Failure, TransferResult
 
 _log = logging.getLogger(__name__)
+
+_GLANCE_S = 0.005
+"""Between two looks at whether somebody still computes."""
 
 OnResult = Callable[[TransferResult], None]
 
@@ -68,6 +72,20 @@ class TransferDesk:
             if job is not None and job.started_ns is None:
                 job.started_ns = self.clock()
             return job
+
+    def rest(self, courtesy: Courtesy, give_way_in: Lane | None = None) -> bool:
+        """Wait as long as courtesy asks, at most until the desk closes. False: a more urgent job came into the lane."""
+        pause_ns = courtesy.pause_ns()
+        until_ns = self.clock() + pause_ns
+        while pause_ns > 0 and courtesy.is_due:
+            with self.condition:
+                if self.is_closing:
+                    return True
+                if give_way_in is not None and give_way_in.has_urgent:
+                    return False
+                self.condition.wait(min(pause_ns / 1e9, _GLANCE_S))
+            pause_ns = until_ns - self.clock()
+        return True
 
     def put_back(self, lane: Lane, job: Job) -> None:
         """A piece of the job is done. It goes on when its turn comes, unless the desk closes."""

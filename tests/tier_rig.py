@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 
+from kvstore.courtesy import ComputeGauge
 from kvstore.disk_store import DiskStore
 from kvstore.executor import ExecutorLimits, TierExecutor
 from kvstore.slab import HostSlab
@@ -29,6 +30,7 @@ class TierRig:
         limits: ExecutorLimits | None = None,
         stream: CopyStream | None = None,
         clock: Callable[[], int] | None = None,
+        gauge: ComputeGauge | None = None,
         num_rows: int = 48,
     ) -> None:
         self.pool = torch.zeros(num_rows, BLOCK_BYTES, dtype=torch.uint8)
@@ -48,6 +50,7 @@ class TierRig:
             limits=limits,
             stream=stream,
             clock=clock or time.monotonic_ns,
+            gauge=gauge,
         )
 
     def submit(

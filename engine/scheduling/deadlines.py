@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
 
+from engine.errors import DeadlinePassed
 from engine.scheduling.live_request import LiveRequest
 
 _MIN_COMPACTION = 64
@@ -43,3 +44,13 @@ class Deadlines:
 
     def _is_live(self, live: LiveRequest) -> bool:
         return self._live_requests.get(live.request.request_id) is live
+
+
+def deadline_passed(live: LiveRequest, now_ns: int) -> DeadlinePassed:
+    """What is told to whoever sent it."""
+    state = "running" if live.has_started else "waiting in the queue"
+    passed_ms = (now_ns - live.submitted_ns) / 1e6
+    return DeadlinePassed(
+        f"The deadline passed while the request was {state}, {passed_ms:.0f} ms after it arrived; "
+        "allow more time, or ask for fewer tokens"
+    )

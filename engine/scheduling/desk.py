@@ -30,6 +30,7 @@ class _InFlight:
     opened_ns: int
     queued_bytes: int
     """Of the same kind, in flight when this one was opened."""
+    was_beside_steps: bool
 
 
 class TransferDesk:
@@ -96,8 +97,10 @@ class TransferDesk:
         )
         assert len(transfer.block_ids) in (0, len(rows))
         ticket = tickets.open(transfer.block_ids, transfer.host_slots)
-        queued = self._rates.queued_bytes
-        self._in_flight[transfer.transfer_id] = _InFlight(transfer, ticket, now_ns, queued[kind])
+        rates = self._rates
+        self._in_flight[transfer.transfer_id] = _InFlight(
+            transfer, ticket, now_ns, rates.queued_bytes[kind], rates.is_beside_steps
+        )
         self._count(transfer, 1)
         self._outbox.append(transfer)
         return transfer
@@ -127,7 +130,9 @@ class TransferDesk:
         kind = transfer.kind
         self._count(transfer, -1)
         elapsed_ns = now_ns - entry.opened_ns
-        self._rates.add_transfer(kind, result.num_bytes, result.copy_ns, elapsed_ns, entry.queued_bytes, now_ns)
+        self._rates.add_transfer(
+            kind, result.num_bytes, result.copy_ns, elapsed_ns, entry.queued_bytes, entry.was_beside_steps, now_ns
+        )
         move = self.moves[kind]
         move.num_transfers += 1
         move.num_blocks += result.num_done

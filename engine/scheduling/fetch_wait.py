@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from engine.ids import BlockKey
+from engine.ids import BlockKey, TransferId
 from engine.scheduling.sequence import Sequence
 
 
@@ -32,14 +32,19 @@ class FetchWait:
         "fetched",
         "is_waiting",
         "is_wanted",
+        "loaded",
+        "loading",
+        "num_blocks",
         "num_missing_tokens",
         "sequence",
     )
 
-    def __init__(self, sequence: Sequence, chunks: list[FetchChunk], num_missing_tokens: int) -> None:
+    def __init__(self, sequence: Sequence, chunks: list[FetchChunk], num_blocks: int, num_missing_tokens: int) -> None:
         self.sequence = sequence
         self.chunks = deque(chunks)
         """Not over yet, in the order of the chain."""
+        self.num_blocks = num_blocks
+        """The sequence's first blocks: what is here and what is worth bringing."""
         self.num_missing_tokens = num_missing_tokens
         """What would have to be computed without the disk."""
         self.blocked_ns: int | None = None
@@ -50,6 +55,10 @@ class FetchWait:
         self.is_wanted = True
         """Whether chunks that have not been sent are still worth sending: until the sequence leaves the queue."""
         self.fetched: set[BlockKey] = set()
+        self.loaded: set[BlockKey] = set()
+        """What was sent on to the device for it while it waited."""
+        self.loading: dict[TransferId, int] = {}
+        """Early loads under way that are not late, and their blocks."""
 
     def leave(self) -> None:
         """The sequence has left the queue."""

@@ -65,7 +65,8 @@ class Fetcher:
         if not chunks:
             return
         num_near = sum(run.count for run in runs if run.tier is not Tier.DISK)
-        wait = FetchWait(sequence, chunks, len(sequence.token_ids) - num_near * size)
+        num_missing_tokens = len(sequence.token_ids) - num_near * size
+        wait = FetchWait(sequence, chunks, num_blocks, num_missing_tokens)
         num_first = 0 if chunks[0].keys[0] in self._coming else len(chunks[0].keys)
         if self._rates.move_ns(TransferKind.FETCH, num_first, now_ns) > self._patience_ns(wait):
             return  # it would be given up before anything arrives
@@ -74,7 +75,7 @@ class Fetcher:
                 # What is fetched must not push out what it is to follow.
                 for key in reversed(keys[run.start : run.end]):
                     host.touch(key)
-        sequence.fetch = wait
+        sequence.fetch, sequence.fetched, sequence.loaded_early = wait, wait.fetched, wait.loaded
         sequence.enter(Phase.FETCH, now_ns).num_wanted_blocks = sum(len(chunk.keys) for chunk in chunks)
         for chunk in chunks:
             chunk.waits.append(wait)
@@ -124,8 +125,11 @@ class Fetcher:
             transfer = self._desk.open(TransferKind.FETCH, rows, tickets, timeout_ns, now_ns, chunk.tenant, waiting)
             self._in_flight[transfer.transfer_id] = chunk
 
-    def on_result(self, result: TransferResult, slots: list[HostSlot], now_ns: int) -> None:
-        """The ticket is still open. The row that failed is not on disk any more, as far as we are concerned."""
+    def on_result(self, result: TransferResult, slots: list[HostSlot], now_ns: int) -> list[FetchWait]:
+        """Returns who has been waiting for it. The ticket is still open.
+
+        The row that failed is not on disk any more, as far as we are concerned.
+        """
         residency = self._batch().residency
         chunk = self._in_flight.pop(result.transfer_id)
         assert residency.host is not None
@@ -136,6 +140,7 @@ class Fetcher:
             if wait.is_waiting and wait.sequence.stretch is not None:
                 wait.sequence.stretch.copy_ns += result.copy_ns
         self._settle(chunk, result.num_done, failed_key, now_ns)
+        return chunk.waits
 
     def sweep(self, now_ns: int) -> None:
         while self._deadlines and self._deadlines[0][0] <= now_ns:
@@ -285,4 +290,7 @@ class Fetcher:
         sequence = wait.sequence
         if sequence.stretch is not None:
             sequence.stretch.num_blocks = len(wait.fetched)
-        sequence.enter(Phase.QUEUE, now_ns)
+        if wait.loading:
+            sequence.enter(Phase.LOAD, now_ns).num_wanted_blocks = sum(wait.loading.values())
+        else:
+            sequence.enter(Phase.QUEUE, now_ns)

@@ -1,4 +1,8 @@
-"""How fast things have been of late, and what follows: is it worth bringing a block, or better to compute it?"""
+"""How fast things have been of late, and what follows: is it worth bringing a block, or better to compute it?
+
+Where the model computes on the cores that move blocks as well, blocks come more slowly beside a step than alone. So
+what a transfer took counts for the state in which it was sent, and what one will take is asked of the state as it is.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -14,10 +18,9 @@ _MIN_COPY_BYTES = 1 << 16
 
 
 class _Average:
-    """An exponential moving average that starts from an assumption."""
+    """An exponential moving average. Whoever asks brings what to assume where nothing is known."""
 
-    def __init__(self, assumed: float) -> None:
-        self._assumed = assumed
+    def __init__(self) -> None:
         self._value: float | None = None
         self._measured_ns = 0
 
@@ -25,11 +28,27 @@ class _Average:
         self._value = value if self._value is None else self._value + _WEIGHT * (value - self._value)
         self._measured_ns = now_ns
 
-    def value(self, now_ns: int, lifetime_ns: int) -> float:
+    def value(self, assumed: float, now_ns: int, lifetime_ns: int) -> float:
         """What was measured; once that is old, the better of it and the assumption, so that it is tried again."""
         if self._value is None:
-            return self._assumed
-        return self._value if now_ns - self._measured_ns <= lifetime_ns else min(self._value, self._assumed)
+            return assumed
+        return self._value if now_ns - self._measured_ns <= lifetime_ns else min(self._value, assumed)
+
+
+class _Cost:
+    """One figure, alone and beside a step. What is not known beside one is assumed to be as alone."""
+
+    def __init__(self, assumed: float, lifetime_ns: int) -> None:
+        self._assumed = assumed
+        self._lifetime_ns = lifetime_ns
+        self._alone, self._beside = _Average(), _Average()
+
+    def add(self, value: float, is_beside_steps: bool, now_ns: int) -> None:
+        (self._beside if is_beside_steps else self._alone).add(value, now_ns)
+
+    def value(self, is_beside_steps: bool, now_ns: int) -> float:
+        alone = self._alone.value(self._assumed, now_ns, self._lifetime_ns)
+        return self._beside.value(alone, now_ns, self._lifetime_ns) if is_beside_steps else alone
 
 
 class Rates:
@@ -44,8 +63,13 @@ class Rates:
             TransferKind.LOAD: config.assumed_load_bytes_per_s,
             TransferKind.FETCH: config.assumed_fetch_bytes_per_s,
         }
-        self._per_byte_ns = {kind: _Average(1e9 / rate) for kind, rate in assumed_bytes_per_s.items()}
-        self._latency_ns = {kind: _Average(config.assumed_transfer_latency_ns) for kind in assumed_bytes_per_s}
+        lifetime_ns = config.measurement_lifetime_ns
+        self._per_byte_ns = {kind: _Cost(1e9 / rate, lifetime_ns) for kind, rate in assumed_bytes_per_s.items()}
+        self._latency_ns = {
+            kind: _Cost(config.assumed_transfer_latency_ns, lifetime_ns) for kind in assumed_bytes_per_s
+        }
+        self.is_beside_steps = False
+        """Whether a step is in flight. Kept by whoever sends them."""
         self.queued_bytes = dict.fromkeys(TransferKind, 0)
         """In flight, or about to be, by kind. Kept by whoever queues and opens transfers."""
 
@@ -63,23 +87,33 @@ class Rates:
         self._has_prefill = True
 
     def add_transfer(
-        self, kind: TransferKind, num_bytes: int, copy_ns: int, elapsed_ns: int, queued_bytes: int, now_ns: int
+        self,
+        kind: TransferKind,
+        num_bytes: int,
+        copy_ns: int,
+        elapsed_ns: int,
+        queued_bytes: int,
+        was_beside_steps: bool,
+        now_ns: int,
     ) -> None:
-        """Learn from a transfer that moved something. `queued_bytes` lay before it when it was sent."""
+        """Learn from a transfer that moved something.
+
+        `queued_bytes` lay before it when it was sent, and a step was in flight then or not.
+        """
         if kind not in self._per_byte_ns or copy_ns <= 0 or num_bytes <= 0:
             return
         # A few bytes would say nothing of the bandwidth.
         if num_bytes >= min(_MIN_COPY_BYTES, self._config.block_bytes):
-            self._per_byte_ns[kind].add(copy_ns / num_bytes, now_ns)
-        queue_ns = queued_bytes * self.per_byte_ns(kind, now_ns)
-        self._latency_ns[kind].add(max(0.0, elapsed_ns - copy_ns - queue_ns), now_ns)
+            self._per_byte_ns[kind].add(copy_ns / num_bytes, was_beside_steps, now_ns)
+        queue_ns = queued_bytes * self._per_byte_ns[kind].value(was_beside_steps, now_ns)
+        self._latency_ns[kind].add(max(0.0, elapsed_ns - copy_ns - queue_ns), was_beside_steps, now_ns)
 
     def per_byte_ns(self, kind: TransferKind, now_ns: int) -> float:
-        return self._per_byte_ns[kind].value(now_ns, self._config.measurement_lifetime_ns)
+        return self._per_byte_ns[kind].value(self.is_beside_steps, now_ns)
 
     def latency_ns(self, kind: TransferKind, now_ns: int) -> float:
         """From sending a transfer to its result, copying and what lay before it aside."""
-        return self._latency_ns[kind].value(now_ns, self._config.measurement_lifetime_ns)
+        return self._latency_ns[kind].value(self.is_beside_steps, now_ns)
 
     def compute_ns(self, num_tokens: int) -> float:
         return num_tokens * self._per_token_ns

@@ -103,14 +103,16 @@ class RunningBatch:
         sequence.num_sent_blocks = sequence.num_published = num_blocks
         sequence.num_computed = sequence.num_scheduled = num_blocks * size
         cached = CachedTokens(device=num_blocks * size)
-        for index, _ in sequence.to_load:
-            if index >= num_blocks:
-                continue
-            cached.device -= size
-            if sequence.chain.keys[index] in sequence.fetched:
-                cached.disk += size
-            else:
-                cached.host += size
+        if sequence.to_load or sequence.loaded_early:
+            loaded = {index for index, _ in sequence.to_load}
+            for index, key in enumerate(sequence.chain.keys[:num_blocks]):
+                if index not in loaded and key not in sequence.loaded_early:
+                    continue
+                cached.device -= size
+                if key in sequence.fetched:
+                    cached.disk += size
+                else:
+                    cached.host += size
         sequence.cached = cached
         sequence.to_load = []
 

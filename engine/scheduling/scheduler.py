@@ -14,21 +14,23 @@ from collections.abc import Collection
 from collections.abc import Sequence as Keys
 
 from engine.blocks.disk import DiskMirror
-from engine.blocks.residency import Tier
-from engine.errors import DeadlinePassed, InferError, InvalidRequest, TierFull, WorkerLost
+from engine.errors import InferError, InvalidRequest, TierFull, WorkerLost
 from engine.ids import BlockKey, SeqSlot, StepId
 from engine.scheduling.book import RequestBook
 from engine.scheduling.config import SchedulerConfig
+from engine.scheduling.deadlines import deadline_passed
 from engine.scheduling.door import check_load, check_request, completed_by_resume
 from engine.scheduling.figures import Cleared, PinFigures, SchedulerFigures
 from engine.scheduling.integrity import check_integrity
-from engine.scheduling.live_request import LiveRequest, key_chain
+from engine.scheduling.live_request import key_chain
 from engine.scheduling.outcome import apply_outcome
 from engine.scheduling.pins import PinChange, Pins
 from engine.scheduling.plan import StepPlan, StepResult, TierEvents, Transfer, TransferResult
 from engine.scheduling.planner import Planner
+from engine.scheduling.prefix_lookup import block_keys, prefix_hits
 from engine.scheduling.rates import Rates
 from engine.scheduling.request import CachedTokens, Event, Finished, FinishReason, Request, RequestTimes, Started
+from engine.scheduling.snapshot import take_snapshot
 from engine.scheduling.step import StepInFlight
 from engine.scheduling.tiers import Tiers
 
@@ -113,6 +115,7 @@ class Scheduler:
             return None
         self._num_steps += 1
         self._in_flight.append(step)
+        self._rates.is_beside_steps = True
         return step.plan
 
     def apply(self, result: StepResult, now_ns: int) -> None:
@@ -126,6 +129,7 @@ class Scheduler:
         if result.step_id != step_id:
             raise WorkerLost(f"The worker answered step {result.step_id}, but step {step_id} was due")
         apply_outcome(self._book, self._rates, self._in_flight.popleft(), result, now_ns)
+        self._rates.is_beside_steps = bool(self._in_flight)
         self._sweep(now_ns)
 
     def take_events(self) -> list[Event]:
@@ -161,6 +165,7 @@ class Scheduler:
         for live in [live for live in self._book.requests.values() if live.has_started]:
             self._book.refuse(live, error, now_ns)
         self._in_flight.clear()
+        self._rates.is_beside_steps = False
         self._num_steps = 0
         if self._tiers is not None:
             for sequence in tuple(self._book.batch.sequences):
@@ -184,38 +189,13 @@ class Scheduler:
             return tier_ns if deadline_ns is None else deadline_ns
         return min(deadline_ns, tier_ns)
 
-    def prefix_hit_tokens(self, request: Request) -> int:
-        """How many of the request's first tokens the device holds now. Changes nothing."""
-        if not self.config.prefix_cache or request.sampling.prompt_logprobs is not None:
-            return 0
-        token_ids = [*request.prompt_token_ids, *request.resume_token_ids]
-        chain = key_chain(request, self.config)
-        chain.extend(token_ids)
-        max_blocks = (len(token_ids) - 1) // self.config.block_size
-        return len(self._book.batch.pool.longest_prefix(chain.keys, max_blocks)) * self.config.block_size
-
     def prefix_hits(self, request: Request) -> CachedTokens:
         """How many of the request's first tokens are in some tier now, each in its nearest. Changes nothing."""
-        hits = CachedTokens()
-        if not self.config.prefix_cache or request.sampling.prompt_logprobs is not None:
-            return hits
-        size = self.config.block_size
-        max_blocks = (len(request.prompt_token_ids) + len(request.resume_token_ids) - 1) // size
-        for run in self._book.batch.residency.longest_prefix(self.block_keys(request), max_blocks):
-            match run.tier:
-                case Tier.DEVICE:
-                    hits.device += run.count * size
-                case Tier.HOST:
-                    hits.host += run.count * size
-                case Tier.DISK:
-                    hits.disk += run.count * size
-        return hits
+        return prefix_hits(request, self.config, self._book.batch.residency)
 
     def block_keys(self, request: Request) -> list[BlockKey]:
         """The keys of the request's full blocks, for `pin` and `write_through`."""
-        chain = key_chain(request, self.config)
-        chain.extend([*request.prompt_token_ids, *request.resume_token_ids])
-        return chain.keys
+        return block_keys(request, self.config)
 
     def take_transfers(self, now_ns: int) -> list[Transfer]:
         """What is to be moved between the tiers now. The caller sends it in order, on the same stream as plans, and
@@ -336,25 +316,7 @@ class Scheduler:
         return len(book.batch.sequences) + len(book.queue), book.queue.num_tokens
 
     def figures(self) -> SchedulerFigures:
-        book, pool, counters = self._book, self._book.batch.pool, self._book.counters
-        return SchedulerFigures(
-            num_running=len(book.batch.sequences),
-            num_waiting=len(book.queue),
-            num_waiting_prompt_tokens=book.queue.num_tokens,
-            num_blocks=pool.num_blocks,
-            num_blocks_in_use=pool.num_blocks - pool.num_allocatable,
-            num_blocks_cached=pool.num_cached,
-            num_blocks_free=pool.num_free,
-            num_steps=counters.num_steps,
-            num_computed_tokens=counters.num_computed_tokens,
-            num_lookup_tokens=counters.num_lookup_tokens,
-            num_hit_tokens=counters.num_hit_tokens,
-            num_preemptions=counters.num_preemptions,
-            num_completed=counters.num_completed,
-            num_refused=counters.num_refused,
-            num_cancelled=counters.num_cancelled,
-            tiers=None if self._tiers is None else self._tiers.figures(),
-        )
+        return take_snapshot(self._book, self._tiers)
 
     def check_integrity(self) -> None:
         """Assert the invariants that tie everything together. For tests; O(everything)."""
@@ -362,15 +324,6 @@ class Scheduler:
 
     def _sweep(self, now_ns: int) -> None:
         for live in self._book.deadlines.take_passed(now_ns):
-            self._book.refuse(live, _deadline_passed(live, now_ns), now_ns)
+            self._book.refuse(live, deadline_passed(live, now_ns), now_ns)
         if self._tiers is not None:
             self._tiers.sweep(now_ns)
-
-
-def _deadline_passed(live: LiveRequest, now_ns: int) -> DeadlinePassed:
-    state = "running" if live.has_started else "waiting in the queue"
-    passed_ms = (now_ns - live.submitted_ns) / 1e6
-    return DeadlinePassed(
-        f"The deadline passed while the request was {state}, {passed_ms:.0f} ms after it arrived; "
-        "allow more time, or ask for fewer tokens"
-    )

@@ -38,6 +38,7 @@ class Sequence:
         "index",
         "is_introduced",
         "load",
+        "loaded_early",
         "max_total",
         "num_computed",
         "num_hit_blocks",
@@ -103,6 +104,8 @@ class Sequence:
         """Only in the queue: what is being fetched for it."""
         self.fetched: AbstractSet[BlockKey] = frozenset()
         """What was fetched for it before its admission."""
+        self.loaded_early: AbstractSet[BlockKey] = frozenset()
+        """What was loaded for it before its admission."""
         self.load: Load | None = None
         """Only in the batch: nothing is planned for it until this is over."""
         self.retry_at = 0

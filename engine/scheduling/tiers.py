@@ -1,6 +1,7 @@
 """What moves between the tiers of one worker, and when. Made of parts that each know one direction:
 
 engine.scheduling.fetching   disk → host, from submit on
+engine.scheduling.early_loading    host → device, while the rest is being fetched
 engine.scheduling.loading    host → device, from admission on
 engine.scheduling.saving     device → host → disk, ahead of need
 engine.scheduling.desk       the transfers in flight
@@ -15,6 +16,7 @@ from engine.ids import BlockKey
 from engine.scheduling.book import RequestBook
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.desk import TransferDesk
+from engine.scheduling.early_loading import EarlyLoader
 from engine.scheduling.fetch_wait import FetchWait
 from engine.scheduling.fetching import Fetcher
 from engine.scheduling.figures import PinFigures, TierFigures, TiersFigures
@@ -37,6 +39,7 @@ class Tiers:
         self._pins = pins
         self._desk = TransferDesk(config, rates)
         self._fetcher = Fetcher(config, rates, self._desk, self._batch)
+        self._early_loader = EarlyLoader(config, rates, self._desk, self._batch)
         self._loader = Loader(config, rates, self._desk, book)
         self._saver = Saver(config, self._desk, self._batch, pins.num_names)
         self._drain_deadline_ns: int | None = None
@@ -65,13 +68,14 @@ class Tiers:
 
     def on_blocked(self, wait: FetchWait, now_ns: int) -> None:
         """But for this fetch its sequence might be admitted now."""
-        self._fetcher.on_blocked(wait, now_ns)
+        if wait.blocked_ns is None:
+            self._fetcher.on_blocked(wait, now_ns)
+            self._early_loader.advance(wait, now_ns)
 
     def on_admitted(self, sequence: Sequence, now_ns: int) -> None:
         """A sequence has moved from the queue to the batch."""
         if sequence.fetch is not None:
             self._fetcher.on_left(sequence.fetch, now_ns)
-            sequence.fetched = sequence.fetch.fetched
             sequence.fetch = None
         if sequence.to_load:
             self._loader.start(sequence, now_ns)
@@ -90,11 +94,15 @@ class Tiers:
         transfer = self._desk.find(result)
         self._is_dry = False
         match transfer.kind:
+            case TransferKind.LOAD if self._early_loader.owns(result.transfer_id):
+                self._early_loader.on_result(result, now_ns)
             case TransferKind.LOAD:
                 self._loader.on_result(result, now_ns)
             case TransferKind.FETCH:
-                self._fetcher.on_result(result, transfer.host_slots, now_ns)
+                waits = self._fetcher.on_result(result, transfer.host_slots, now_ns)
                 self._saver.on_arrived(transfer.keys, result.num_done)
+                for wait in waits:
+                    self._early_loader.advance(wait, now_ns)
             case TransferKind.SPILL:
                 self._saver.on_spilled(transfer, result.num_done)
             case TransferKind.PERSIST:
@@ -116,12 +124,18 @@ class Tiers:
     def sweep(self, now_ns: int) -> None:
         """End the waits whose deadlines have passed."""
         self._fetcher.sweep(now_ns)
+        self._early_loader.sweep(now_ns)
         self._loader.sweep(now_ns)
         if self._drain_deadline_ns is not None and self._drain_deadline_ns <= now_ns:
             self._drain_deadline_ns = None
 
     def next_deadline_ns(self) -> int | None:
-        deadlines = (self._fetcher.next_deadline_ns(), self._loader.next_deadline_ns(), self._drain_deadline_ns)
+        deadlines = (
+            self._fetcher.next_deadline_ns(),
+            self._early_loader.next_deadline_ns(),
+            self._loader.next_deadline_ns(),
+            self._drain_deadline_ns,
+        )
         return min((each for each in deadlines if each is not None), default=None)
 
     def begin_drain(self, deadline_ns: int) -> None:
@@ -162,6 +176,7 @@ class Tiers:
         """All tickets are closed, all host slots forgotten. The batch is about to be made anew."""
         self._desk.reset()
         self._fetcher.reset()
+        self._early_loader.reset()
         self._loader.reset()
         self._saver.reset()
 
@@ -207,7 +222,7 @@ class Tiers:
             moves={kind: replace(move, failures=dict(move.failures)) for kind, move in self._desk.moves.items()},
             num_in_flight=self._desk.num_in_flight,
             num_abandoned_fetches=self._fetcher.num_abandoned,
-            num_late_loads=self._loader.num_late,
+            num_late_loads=self._loader.num_late + self._early_loader.num_late,
         )
 
     def check_integrity(self) -> None:

@@ -70,6 +70,7 @@ class EngineThread:
         self._is_leaving = False
         # Whose the transfers in flight are. Switched on the engine's thread when none is, read on the movers'.
         self._moving_for: EngineSession | None = None
+        self._tiers: TierMover | None = None
         self.keeper: DiskKeeper | None = None
         """Set before `facts` returns."""
         self._courier = Courier(self._loop)
@@ -95,8 +96,15 @@ class EngineThread:
         self._commands.put(_Step(session, plan, received_ns))
 
     def move(self, session: EngineSession, transfers: list[Transfer]) -> None:
-        """In order with the plans of `run`."""
-        self._commands.put(_Move(session, transfers))
+        """In order with the plans of `run`, but for what does not touch the device: that need not wait for a step."""
+        tiers = self._tiers
+        if tiers is not None and self._moving_for is session and not session.is_void and not self._is_leaving:
+            for transfer in transfers:
+                if not transfer.block_ids:
+                    tiers.submit(transfer)
+            transfers = [transfer for transfer in transfers if transfer.block_ids]
+        if transfers:
+            self._commands.put(_Move(session, transfers))
 
     def end(self, session: EngineSession) -> None:
         session.is_void = True
@@ -125,7 +133,7 @@ class EngineThread:
         except BaseException as error:
             self._courier.keep(_fail, self._loaded, error)
             return
-        self.keeper = engine.keeper
+        self.keeper, self._tiers = engine.keeper, engine.tiers
         self._courier.keep(_resolve, self._loaded, engine.facts)
         try:
             self._serve(engine.executor, engine.tiers)

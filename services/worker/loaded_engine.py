@@ -69,10 +69,13 @@ TierNews = TransferResult | TierEvents | TierFault | PinnedKeys | PinKept
 
 
 class TierMover(Protocol):
-    """What carries transfers out: `kvstore.executor.TierExecutor`. Called on the engine's thread."""
+    """What carries transfers out: `kvstore.executor.TierExecutor`. Called on the engine's thread, but for `submit`."""
 
     def submit(self, transfer: Transfer) -> None:
-        """Hand a transfer over, behind all compute so far. Its one result comes as news."""
+        """Hand a transfer over, behind all compute so far where it is handed over on the engine's thread.
+
+        Its one result comes as news.
+        """
         ...
 
     def settle(self) -> None:

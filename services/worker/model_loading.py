@@ -9,12 +9,14 @@ from engine.execution.loading import LoadedModel, default_device_cache_bytes, lo
 from engine.execution.runner import ModelRunner
 from engine.models.fingerprint import namespace
 from kernels.attention.choice import choose_attention
+from kvstore.courtesy import ComputeGauge
 from kvstore.host_memory import available_bytes
 from kvstore.layout import BlockLayout
 from services.common import logs
 from services.common.model_path import CHECKPOINT_FILES, resolve_model
 from services.worker.config import CpuKernels, Device, Dtype, KvDtype, WorkerConfig
 from services.worker.cores import usable_cores
+from services.worker.gauged_executor import GaugedExecutor
 from services.worker.loaded_engine import LoadedEngine, LoadProgress, TierNews, WorkerFacts
 from services.worker.tiers import open_tiers
 
@@ -72,7 +74,8 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         scale_mode=layout.scale_mode,
         block_size=config.block_size,
     )
-    tiers = open_tiers(config, pool, cache_namespace, progress, tell)
+    gauge = ComputeGauge()
+    tiers = open_tiers(config, pool, cache_namespace, gauge, progress, tell)
     facts = WorkerFacts(
         model=path.name,
         fingerprint=loaded.fingerprint,
@@ -97,7 +100,9 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         disk_note=tiers.disk_note,
         max_pinned_disk_blocks=tiers.max_pinned_disk_blocks,
     )
-    return LoadedEngine(runner, facts, tiers.mover, None if tiers.mover is None else tiers.mover.keeper)
+    return LoadedEngine(
+        GaugedExecutor(runner, gauge), facts, tiers.mover, None if tiers.mover is None else tiers.mover.keeper
+    )
 
 
 def _isa(asked: CpuKernels) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from kvstore.courtesy import ComputeGauge
 from kvstore.disk import DiskTier
 from kvstore.disk_limit import ReadLimit
 from kvstore.disk_store import DiskStore
@@ -27,7 +28,7 @@ _MAX_DEFAULT_HOST_BYTES = 4 << 30
 _MAX_DEFAULT_DISK_BYTES = 8 << 30
 
 # The model computes on all cores, and one of its threads held up holds them all up: short pieces, and pauses.
-_CPU_LIMITS = ExecutorLimits(piece_bytes=2 << 20, spill_share=0.05)
+CPU_LIMITS = ExecutorLimits(piece_bytes=2 << 20, urgent_share=0.07, background_share=0.05)
 
 _SETTLE_S = 30.0
 _CLOSE_S = 5.0
@@ -42,6 +43,7 @@ class Mover:
         slab: HostSlab,
         disk: DiskTier | None,
         disk_read_limit: int | None,
+        gauge: ComputeGauge,
         tell: Callable[[TierNews], None],
     ) -> None:
         """`disk_read_limit` is in bytes a second; None or 0: none."""
@@ -52,8 +54,10 @@ class Mover:
         store: DiskStore | None = disk
         if disk is not None and disk_read_limit:
             store = ReadLimit(disk, slab.slot_bytes, disk_read_limit)
-        limits = _CPU_LIMITS if pool.device.type == "cpu" else ExecutorLimits()
-        self._executor = TierExecutor(pool, slab, store, on_result=tell, on_events=tell, on_fault=tell, limits=limits)
+        limits = CPU_LIMITS if pool.device.type == "cpu" else ExecutorLimits()
+        self._executor = TierExecutor(
+            pool, slab, store, on_result=tell, on_events=tell, on_fault=tell, limits=limits, gauge=gauge
+        )
 
     def submit(self, transfer: Transfer) -> None:
         self._executor.submit(transfer)
@@ -99,10 +103,14 @@ def open_tiers(
     config: WorkerConfig,
     pool: torch.Tensor,
     namespace: bytes,
+    gauge: ComputeGauge,
     progress: LoadProgress,
     tell: Callable[[TierNews], None],
 ) -> OpenTiers:
-    """`pool` is the device's, `uint8[num_blocks, block_bytes]`. Whatever is wrong with a tier ends up in its note."""
+    """`pool` is the device's, `uint8[num_blocks, block_bytes]`. Whatever is wrong with a tier ends up in its note.
+
+    `gauge` says when the model computes.
+    """
     block_bytes = pool.shape[1]
     host_bytes = _host_bytes(config, pool)
     if host_bytes < block_bytes:
@@ -126,7 +134,7 @@ def open_tiers(
         ),
     )
     return OpenTiers(
-        mover=Mover(pool, slab, disk, config.disk_read_limit, tell),
+        mover=Mover(pool, slab, disk, config.disk_read_limit, gauge, tell),
         num_host_slots=slab.num_slots,
         host_is_pinned=slab.is_pinned,
         disk_id=disk.disk_id if disk is not None else b"",

@@ -23,6 +23,7 @@ import grpc
 import lmdb
 import torch
 
+from kvstore.courtesy import ComputeGauge
 from services.worker.config import WorkerConfig
 from services.worker.tiers import open_tiers
 from tests.e2e.stack import INFER_CLI, Stack, temporary_stack
@@ -173,7 +174,7 @@ def open_badly() -> Iterator[Answer]:
             sizes = {"host_cache": 8 << 20, "disk_cache": 8 << 20, "cache_dir": folder / "kv", **settings}
             config = WorkerConfig(model="demo", **sizes)
             pool = torch.zeros(2, BLOCK_BYTES, dtype=torch.uint8)
-            opened = open_tiers(config, pool, bytes(32), lambda *_: None, lambda _: None)
+            opened = open_tiers(config, pool, bytes(32), ComputeGauge(), lambda *_: None, lambda _: None)
             assert opened.mover is None or not opened.disk_id, settings
             if opened.mover is not None:
                 opened.mover.close()

@@ -14,6 +14,7 @@ import torch
 
 from engine.ids import SeqSlot
 from engine.scheduling.plan import StepPlan, StepResult
+from kvstore.courtesy import ComputeGauge
 from kvstore.disk import DiskTier
 from kvstore.slab import HostSlab
 from services.common.config import ServiceConfig
@@ -58,7 +59,7 @@ class FakeEngineTiers:
         pool = torch.zeros((num_blocks, block_bytes), dtype=torch.uint8)
         slab = HostSlab(self.num_slots, block_bytes, pool.device)
         disk = DiskTier.open(self.directory, namespace=bytes(32), block_bytes=block_bytes, cap_bytes=8 << 20)
-        mover = Mover(pool, slab, disk, None, tell)
+        mover = Mover(pool, slab, disk, None, ComputeGauge(), tell)
         self.disk, self.mover = disk, mover
         return mover, disk
 

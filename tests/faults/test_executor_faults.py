@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from kvstore.breaker import BreakerState
+from kvstore.courtesy import ComputeGauge
+from kvstore.disk_store import DiskStore
 from kvstore.disk_threads import DiskLimits
 from kvstore.executor import ExecutorLimits
 from kvstore.transfer import Failure, MoveKind, Tier, TierFault
@@ -35,7 +37,7 @@ class Setting:
 def setting(tmp_path: Path) -> Iterator[Setting]:
     inner = open_disk(tmp_path)
     disk, clock = FlakyDisk(inner), FakeClock()
-    limits = ExecutorLimits(disk=DiskLimits(max_failures=2, hang_s=10, retry_after_s=5))
+    limits = ExecutorLimits(disk=DiskLimits(num_readers=2, max_failures=2, hang_s=10, retry_after_s=5))
     rig = TierRig(disk, limits=limits, clock=clock)
     yield Setting(rig, disk, clock)
     disk.let_go()
@@ -237,3 +239,54 @@ def test_a_corrupt_record_is_reported_and_only_it_is_dropped(tmp_path: Path) -> 
     assert rig.move(FETCH, [3]).failure is None
     rig.close()
     disk.close()
+
+
+class RecordingDisk(FlakyDisk):
+    """Notes which keys were fetched."""
+
+    def __init__(self, inner: DiskStore) -> None:
+        super().__init__(inner)
+        self.fetched: list[bytes] = []
+
+    def fetch(self, key: bytes, into: memoryview) -> Failure | None:
+        self.fetched.append(key)
+        return super().fetch(key, into)
+
+
+def test_beside_somebody_who_computes_one_fetch_goes_after_the_other(tmp_path: Path) -> None:
+    """With little time to move in, the first rows are there soonest if they do not share it with those behind them."""
+    inner, gauge = open_disk(tmp_path), ComputeGauge()
+    disk = RecordingDisk(inner)
+    rig = TierRig(disk, gauge=gauge, limits=ExecutorLimits(urgent_share=0.05))
+    numbers = list(range(24))
+    rig.fill_slots(numbers)
+    assert rig.move(PERSIST, numbers).failure is None
+    with gauge:
+        fetches = [rig.submit(FETCH, numbers[i : i + 8], slots=numbers[i : i + 8]) for i in (0, 8, 16)]
+        assert all(rig.result(fetch).failure is None for fetch in fetches)
+    assert disk.fetched == [key_of(number) for number in numbers]
+    rig.close()
+    inner.close()
+
+
+def test_a_fetch_that_hangs_holds_up_those_behind_it_for_a_while_at_most(tmp_path: Path) -> None:
+    inner, gauge = open_disk(tmp_path), ComputeGauge()
+    disk, clock = RecordingDisk(inner), FakeClock()
+    limits = ExecutorLimits(urgent_share=0.05, disk=DiskLimits(hang_s=1e9))
+    rig = TierRig(disk, gauge=gauge, clock=clock, limits=limits)
+    numbers = list(range(4))
+    rig.fill_slots(numbers)
+    assert rig.move(PERSIST, numbers).failure is None
+    with gauge:
+        disk.hang()
+        rig.submit(FETCH, numbers[:2], slots=numbers[:2])
+        assert disk.entered.wait(60)
+        behind = rig.submit(FETCH, numbers[2:], slots=numbers[2:], timeout_ns=10**18)
+        disk.entered.clear()
+        # However late its reader begins to wait.
+        while not disk.entered.wait(0.02):
+            clock.advance_s(2)
+    disk.let_go()
+    assert rig.result(behind).failure is None
+    rig.close()
+    inner.close()

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.copier import BlockCopier, Run, contiguous_runs
+from kvstore.courtesy import ComputeGauge
 from kvstore.executor import ExecutorLimits
 from kvstore.transfer import Failure, MoveKind, Tier
 from tests.disk_rows import key_of, payload_of
@@ -161,12 +162,39 @@ def test_a_row_outside_of_the_pool_fails_its_transfer_and_is_told() -> None:
     rig.close()
 
 
-def test_a_copier_that_pauses_after_spills_moves_the_same_bytes() -> None:
-    rig = TierRig(None, limits=ExecutorLimits(piece_bytes=12352, spill_share=0.2))
+def test_a_mover_that_pauses_for_those_who_compute_moves_the_same_bytes() -> None:
+    gauge = ComputeGauge()
+    rig = TierRig(None, gauge=gauge, limits=ExecutorLimits(piece_bytes=12352, urgent_share=0.5, background_share=0.2))
     numbers = list(range(1, 13))
     rig.fill_pool(numbers)
-    assert rig.move(SPILL, numbers).failure is None
-    rig.pool.zero_()
-    assert rig.move(LOAD, numbers).failure is None
+    with gauge:
+        assert rig.move(SPILL, numbers).failure is None
+        rig.pool.zero_()
+        assert rig.move(LOAD, numbers).failure is None
     assert [rig.block(i) for i in range(12)] == [payload_of(key_of(number)) for number in numbers]
     rig.close()
+
+
+def test_a_load_does_not_wait_behind_the_pause_of_a_spill() -> None:
+    """The share is so small that the second spill would wait for hours."""
+    gauge = ComputeGauge()
+    rig = TierRig(None, gauge=gauge, limits=ExecutorLimits(background_share=1e-9))
+    rig.fill_pool([1, 2, 3, 4])
+    with gauge:
+        assert rig.move(SPILL, [1, 2]).failure is None
+        spill = rig.submit(SPILL, [1, 2])
+        load = rig.submit(LOAD, [3, 4], blocks=[20, 21], slots=[20, 21])
+        assert rig.result(load).failure is None
+        assert spill not in [result.transfer_id for result in rig.results]
+    # Nobody computes any more.
+    assert rig.result(spill).failure is None
+    rig.close()
+
+
+def test_closing_does_not_wait_for_pauses() -> None:
+    gauge = ComputeGauge()
+    rig = TierRig(None, gauge=gauge, limits=ExecutorLimits(piece_bytes=12352, background_share=1e-9))
+    with gauge:
+        spill = rig.submit(SPILL, [1, 2])
+        assert rig.executor.close(60)
+    assert rig.result(spill).failure in (None, Failure.CANCELLED)

@@ -59,16 +59,30 @@ def test_what_is_queued_counts_unless_it_is_the_run_itself() -> None:
 
 def test_bandwidth_and_latency_are_learned_and_forgotten() -> None:
     rates = make_rates(measurement_lifetime_ns=100)
-    rates.add_transfer(TransferKind.FETCH, 1000, 20 * MS, 27 * MS, 0, 10)
+    rates.add_transfer(TransferKind.FETCH, 1000, 20 * MS, 27 * MS, 0, False, 10)
     assert rates.move_ns(TransferKind.FETCH, 1, 50) == 27 * MS
     assert rates.move_ns(TransferKind.FETCH, 1, 1000) == 3 * MS
-    rates.add_transfer(TransferKind.FETCH, 1000, 10 * MS, 10 * MS, 0, 1000)
+    rates.add_transfer(TransferKind.FETCH, 1000, 10 * MS, 10 * MS, 0, False, 1000)
     assert 10 * MS < rates.move_ns(TransferKind.FETCH, 1, 1000) < 27 * MS
+
+
+def test_what_moves_beside_steps_has_rates_of_its_own() -> None:
+    """A fetch that gave way to others says nothing of one that is alone, and the other way round."""
+    rates = make_rates()
+    rates.add_transfer(TransferKind.FETCH, 1000, 1 * MS, 1 * MS, 0, False, 10)
+    rates.is_beside_steps = True
+    assert rates.move_ns(TransferKind.FETCH, 1, 20) == 1 * MS
+    rates.add_transfer(TransferKind.FETCH, 1000, 20 * MS, 20 * MS, 0, True, 20)
+    assert rates.move_ns(TransferKind.FETCH, 1, 30) == 20 * MS
+    assert rates.worthwhile_blocks([Run(Tier.DISK, 0, 8)], 30) == 0
+    rates.is_beside_steps = False
+    assert rates.move_ns(TransferKind.FETCH, 1, 30) == 1 * MS
+    assert rates.worthwhile_blocks([Run(Tier.DISK, 0, 8)], 30) == 8
 
 
 def test_a_transfer_that_moved_nothing_teaches_nothing() -> None:
     rates = make_rates()
-    rates.add_transfer(TransferKind.LOAD, 0, 0, 500 * MS, 0, 0)
+    rates.add_transfer(TransferKind.LOAD, 0, 0, 500 * MS, 0, False, 0)
     assert rates.move_ns(TransferKind.LOAD, 1, 0) == 2 * MS
 
 

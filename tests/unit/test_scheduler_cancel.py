@@ -165,7 +165,7 @@ def test_a_lost_worker_refuses_what_had_started_and_keeps_what_had_not() -> None
     harness.scheduler.check_integrity()
     harness.events += harness.scheduler.take_events()
     assert [event.error for name in "ab" for event in harness.refused(name)] == [error, error]
-    assert harness.scheduler.prefix_hit_tokens(make_request("x", 5)) == 0
+    assert harness.scheduler.prefix_hits(make_request("x", 5)).device == 0
     harness.run()
     harness.assert_as_undisturbed(*waiting)
     harness.assert_empty()

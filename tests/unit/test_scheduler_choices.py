@@ -132,7 +132,7 @@ def test_a_prompt_that_is_scored_takes_no_prefix_hits() -> None:
     harness.submit("a", list(range(14)))
     harness.run()
     request = harness.submit("b", list(range(14)), prompt_logprobs=0)
-    assert harness.scheduler.prefix_hit_tokens(request) == 0
+    assert harness.scheduler.prefix_hits(request).device == 0
     harness.run()
     assert harness.started("b")[0].cached.device == 0
     assert [event.logprobs.token_ids for event in harness.events if isinstance(event, PromptScored)] == [

@@ -27,7 +27,7 @@ def test_a_fully_cached_prompt_computes_at_least_its_last_token(length: int, num
     harness.submit("a", PROMPT)
     harness.run()
     request = make_request("b", PROMPT[:length])
-    assert harness.scheduler.prefix_hit_tokens(request) == num_hits * 4
+    assert harness.scheduler.prefix_hits(request).device == num_hits * 4
     harness.submit("b", PROMPT[:length])
     harness.run()
     assert harness.started("b")[0].cached.device == num_hits * 4
@@ -39,9 +39,9 @@ def test_blocks_can_be_hit_only_after_the_step_that_filled_them() -> None:
     harness.submit("a", PROMPT)
     request = make_request("b", PROMPT)
     harness.plan()
-    assert harness.scheduler.prefix_hit_tokens(request) == 0
+    assert harness.scheduler.prefix_hits(request).device == 0
     harness.apply()
-    assert harness.scheduler.prefix_hit_tokens(request) == 8
+    assert harness.scheduler.prefix_hits(request).device == 8
 
 
 def test_generated_tokens_can_be_hit_as_well() -> None:
@@ -50,7 +50,7 @@ def test_generated_tokens_can_be_hit_as_well() -> None:
     harness.run()
     conversation = [*PROMPT, *harness.tokens("a"), 1, 2, 3]
     # The last of 26 tokens was sampled but never computed.
-    assert harness.scheduler.prefix_hit_tokens(make_request("b", conversation)) == 24
+    assert harness.scheduler.prefix_hits(make_request("b", conversation)).device == 24
     second = harness.submit("b", conversation)
     harness.run()
     harness.assert_as_undisturbed(request, second)
@@ -74,7 +74,7 @@ def test_long_prompts_share_only_with_their_own_length_where_rope_depends_on_it(
     harness.submit("short", PROMPT[:8])
     harness.submit("long", PROMPT)
     harness.run()
-    assert harness.scheduler.prefix_hit_tokens(make_request("b", PROMPT[:length])) == num_hit_tokens
+    assert harness.scheduler.prefix_hits(make_request("b", PROMPT[:length])).device == num_hit_tokens
 
 
 def test_without_the_prefix_cache_nothing_is_shared() -> None:
@@ -120,5 +120,5 @@ def test_asking_for_hits_changes_nothing() -> None:
     harness.submit("a", PROMPT)
     harness.run()
     before = harness.scheduler.figures()
-    harness.scheduler.prefix_hit_tokens(make_request("b", PROMPT))
+    harness.scheduler.prefix_hits(make_request("b", PROMPT))
     assert harness.scheduler.figures() == before

@@ -19,7 +19,7 @@ def with_prompt_on_disk(**limits: Any) -> TieringHarness:
     return harness
 
 
-def test_a_fetch_starts_at_submit_and_the_load_when_it_is_done() -> None:
+def test_a_fetch_starts_at_submit_and_the_load_with_its_first_chunk() -> None:
     harness = with_prompt_on_disk()
     request = harness.submit("a", PROMPT)
     fetches = harness.take()
@@ -28,8 +28,8 @@ def test_a_fetch_starts_at_submit_and_the_load_when_it_is_done() -> None:
     assert harness.plan() is None
     for transfer in fetches:
         harness.finish(transfer)
+        assert [load.keys for load in harness.take()] == [transfer.keys]
     assert harness.plan() is None
-    assert harness.scheduler.figures().num_running == 1
     assert not harness.started("a"), "nothing has been planned for it"
     for transfer in harness.in_flight(LOAD):
         harness.finish(transfer)
