@@ -64,13 +64,15 @@ def batch_of(work: StepWork) -> AttnBatch:
     )
 
 
-def step_of(loaded: LoadedModel, work: StepWork, kv_dtype: torch.dtype) -> Callable[[], torch.Tensor]:
-    """A forward pass over a pool of its own, ready to run."""
+def step_of(
+    loaded: LoadedModel, work: StepWork, kv_dtype: torch.dtype, backend: str | None = None
+) -> Callable[[], torch.Tensor]:
+    """A forward pass over a pool of its own, ready to run; `backend` as for `choose_attention`."""
     config, model, batch = loaded.config, loaded.model, batch_of(work)
     layout = BlockLayout(config.num_layers, config.num_kv_heads, config.head_dim, BLOCK_SIZE, kv_dtype)
     pool = layout.allocate(batch.block_table.numel(), CPU)
-    attention = choose_attention(layout.pages(pool), config.windows, model.dtype)
-    ids = torch.randint(0, config.vocab_size, (batch.num_tokens,), generator=torch.Generator().manual_seed(1))
+    attention = choose_attention(layout.pages(pool), config.windows, model.dtype, backend)
+    ids = torch.randint(0, config.vocab_size, (batch.num_tokens,), generator=torch.Generator().manual_seed(1)).int()
     last = torch.tensor(batch.query_starts[1:]) - 1
 
     def step() -> torch.Tensor:

@@ -60,7 +60,13 @@ class InProcessEngine:
         max_model_tokens: int | None = None,
     ) -> None:
         if not isinstance(checkpoint, LoadedModel):
-            checkpoint = load_model(checkpoint, dtype=dtype, device=CPU, max_model_tokens=max_model_tokens)
+            checkpoint = load_model(
+                checkpoint,
+                dtype=dtype,
+                device=CPU,
+                max_model_tokens=max_model_tokens,
+                isa="" if setup.attention in (None, "cpu") else None,
+            )
         loaded, config = checkpoint, checkpoint.config
         kv_dtype = kv_dtype or loaded.model.dtype
         layout = BlockLayout(config.num_layers, config.num_kv_heads, config.head_dim, setup.block_size, kv_dtype)
@@ -81,6 +87,7 @@ class InProcessEngine:
                     config,
                     loaded.weights_digest,
                     dtype=loaded.model.dtype,
+                    arithmetic=loaded.model.arithmetic,
                     kv_dtype=kv_dtype,
                     scale_mode=layout.scale_mode,
                     block_size=setup.block_size,

@@ -11,6 +11,8 @@ from engine.models.families import MODELS
 from engine.models.fingerprint import fingerprint
 from engine.models.llama import LlamaModel
 from engine.models.weights import Checkpoint, Progress, load_weights
+from kernels.attention.native import unsupported_head_dim
+from kernels.cpu.library import CpuKernels, KernelsUnavailable, load_kernels
 
 _CPU_SHARE = 0.25
 """Of available memory, for the device pool when the device is the CPU."""
@@ -36,8 +38,11 @@ def load_model(
     device: torch.device,
     max_model_tokens: int | None = None,
     progress: Progress | None = None,
+    isa: str | None = "",
 ) -> LoadedModel:
     """Read config and weights. `dtype` None keeps the checkpoint's; `max_model_tokens` None takes its whole context.
+    `isa` names the best instruction set that layers may be computed with natively, where they can be, "" being any;
+    attention must then be the kernels' own, which `choose_attention` chooses by itself. None: torch's operations.
 
     At most one tensor is in memory beside the model. Raises ConfigError for whatever makes the directory unusable.
     """
@@ -56,8 +61,18 @@ def load_model(
     with torch.inference_mode():
         model = MODELS[config.architecture](config, max_model_tokens, dtype, device)
         digest = load_weights(checkpoint, model.targets(), model.aliases(), progress).digest
-        model.pack()
+        model.pack(None if isa is None else native_kernels(config, dtype, device, isa))
     return LoadedModel(model, config, digest, fingerprint(config, digest), max_model_tokens)
+
+
+def native_kernels(config: ModelConfig, dtype: torch.dtype, device: torch.device, isa: str) -> CpuKernels | None:
+    """The kernels that compute whole layers of such a model here; None: torch's operations do."""
+    if dtype != torch.bfloat16 or device.type != "cpu" or unsupported_head_dim(config.head_dim) is not None:
+        return None
+    try:
+        return load_kernels(isa)
+    except KernelsUnavailable:
+        return None
 
 
 def longest_context(config: ModelConfig) -> int:

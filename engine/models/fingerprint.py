@@ -23,6 +23,7 @@ def namespace(
     weights_digest: bytes,
     *,
     dtype: torch.dtype,
+    arithmetic: str,
     kv_dtype: torch.dtype,
     scale_mode: str,
     block_size: int,
@@ -31,8 +32,9 @@ def namespace(
 ) -> bytes:
     """32 bytes where the chains of block keys start: two workers share it only if their blocks are exchangeable.
 
-    `dtype` is that of the computation; it rounds K and V whatever they are stored as. `scale_mode` is the layout's:
-    how stored elements become values.
+    `dtype` is that of the computation; it rounds K and V whatever they are stored as, and so does `arithmetic`, which
+    names whose operations compute the layers (`LlamaModel.arithmetic`): equal keys shall mean equal bytes. `scale_mode`
+    is the layout's: how stored elements become values.
     """
     return _digest(
         "namespace",
@@ -41,6 +43,7 @@ def namespace(
             "config": _identity(config),
             "weights": weights_digest.hex(),
             "dtype": str(dtype),
+            "arithmetic": arithmetic,
             "kv_dtype": str(kv_dtype),
             "scale_mode": scale_mode,
             "block_size": block_size,

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from engine.models.config import ModelConfig
 from engine.models.linear import Linear
+from kernels.cpu.decoder import LinearWeights
 
 
 class RmsNorm:
@@ -44,6 +45,10 @@ class GatedMlp:
             **self._gate_up.targets({f"{prefix}.gate_proj": size, f"{prefix}.up_proj": size}),
             **self._down.targets({f"{prefix}.down_proj": self._hidden_size}),
         }
+
+    def plain(self) -> tuple[LinearWeights, LinearWeights]:
+        """Gate and up merged, and down, as they were loaded."""
+        return self._gate_up.plain(), self._down.plain()
 
     def pack(self) -> None:
         self._gate_up.pack()

@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from kernels.cpu.decoder import LinearWeights
+
 _PACKED_FOR_ROWS = 32
 """oneDNN's layout depends on the expected rows; the one for 32 is as good as any from 1 to 512 (measured)."""
 
@@ -60,6 +62,11 @@ class Linear:
             start += rows
         assert start == self.weight.shape[0]
         return found
+
+    def plain(self) -> LinearWeights:
+        """The weight and bias as they were loaded."""
+        assert self.weight is not None, "a packed weight is not plain any more"
+        return LinearWeights(self.weight, self.bias)
 
     def pack(self) -> None:
         """Re-lay the loaded weight and drop the plain one."""

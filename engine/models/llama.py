@@ -11,7 +11,10 @@ from engine.models.config import ModelConfig
 from engine.models.layers import GatedMlp, RmsNorm
 from engine.models.linear import Linear, can_pack
 from engine.models.rope import RotaryEmbedding, rotate
+from kernels.attention.native import NativeAttention, NativePlan
 from kernels.attention.protocol import AttentionBackend, AttnPlan
+from kernels.cpu.decoder import CpuDecoder, DecoderShape, LayerWeights
+from kernels.cpu.library import CpuKernels
 
 
 class LlamaLayer:
@@ -52,6 +55,21 @@ class LlamaLayer:
         hidden = self._output.added(attended.view(hidden.shape[0], -1), hidden)
         return self._mlp.added(self._mlp_norm(hidden), hidden)
 
+    def plain(self, window: int | None) -> LayerWeights:
+        """The loaded weights, for a decoder that computes whole layers."""
+        gate_up, down = self._mlp.plain()
+        return LayerWeights(
+            input_norm=self._input_norm.weight,
+            qkv=self._qkv.plain(),
+            q_norm=None,
+            k_norm=None,
+            output=self._output.plain(),
+            mlp_norm=self._mlp_norm.weight,
+            gate_up=gate_up,
+            down=down,
+            window=window,
+        )
+
     def pack(self) -> None:
         """Re-lay the loaded weights."""
         self._qkv.pack()
@@ -74,6 +92,8 @@ class LlamaModel:
         self.config = config
         self.dtype = dtype
         self.device = device
+        self._max_tokens = max_tokens
+        self._native: CpuDecoder | None = None
         self.rope = RotaryEmbedding(config, max_tokens, dtype, device)
         self._embedding = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device=device)
         self._layers = [self.build_layer(config, index, dtype, device) for index in range(config.num_layers)]
@@ -83,6 +103,11 @@ class LlamaModel:
             if config.tie_word_embeddings
             else Linear(config.hidden_size, config.vocab_size, False, dtype, device)
         )
+
+    @property
+    def arithmetic(self) -> str:
+        """Whose operations compute the layers; results differ in their rounding."""
+        return "torch" if self._native is None else f"native-{self._native.isa}"
 
     def build_layer(self, config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device) -> LlamaLayer:
         return LlamaLayer(config, index, dtype, device)
@@ -100,12 +125,16 @@ class LlamaModel:
         """Names that a checkpoint may hold beside the tensor that they equal."""
         return {"lm_head.weight": "model.embed_tokens.weight"} if self.config.tie_word_embeddings else {}
 
-    def pack(self) -> None:
+    def pack(self, kernels: CpuKernels | None) -> None:
         """Once the weights are loaded: re-lay them where that makes products faster.
 
+        With `kernels` all layers are computed natively from then on, and only attention of the same kernels will do.
         A tied projection to the vocabulary becomes a copy of the embedding then, which lookups read row by row.
         """
-        if can_pack(self.dtype, self.device):
+        if kernels is not None:
+            self._native = self._native_decoder(kernels)
+            self.rope = RotaryEmbedding(self.config, self._max_tokens, torch.float32, self.device)
+        elif can_pack(self.dtype, self.device):
             for layer in self._layers:
                 layer.pack()
             self._lm_head.pack()
@@ -118,7 +147,14 @@ class LlamaModel:
         attention: AttentionBackend,
         plan: AttnPlan,
     ) -> torch.Tensor:
-        """Hidden states `[tokens, hidden_size]` before the final norm, for flat token ids and positions int64."""
+        """Hidden states `[tokens, hidden_size]` before the final norm, for flat token ids and positions int64.
+
+        In the model's dtype, or float32 where the layers are computed natively, whose residual stream that is.
+        """
+        if self._native is not None:
+            assert isinstance(attention, NativeAttention) and isinstance(plan, NativePlan)
+            cos, sin, rows = self.rope.tables(positions, num_prompt_tokens)
+            return self._native.hidden(token_ids, cos, sin, rows, attention, plan)
         hidden = F.embedding(token_ids, self._embedding)
         cos, sin = self.rope.cos_sin(positions, num_prompt_tokens)
         for layer in self._layers:
@@ -126,5 +162,22 @@ class LlamaModel:
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`[rows, vocab_size]` for the rows of `hidden` that are wanted."""
+        """`[rows, vocab_size]` for the rows of `hidden` that are wanted, in their dtype."""
+        if self._native is not None:
+            return self._native.logits(hidden)
         return self._lm_head(self._norm(hidden))
+
+    def _native_decoder(self, kernels: CpuKernels) -> CpuDecoder:
+        config = self.config
+        shape = DecoderShape(
+            hidden_size=config.hidden_size,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            intermediate_size=config.intermediate_size,
+            vocab_size=config.vocab_size,
+            norm_eps=config.rms_norm_eps,
+        )
+        # Packed one by one, and dropped, so that the weights are in memory once and a layer.
+        layers = (self._layers.pop(0).plain(window) for window in config.windows)
+        return CpuDecoder(kernels, shape, layers, self._norm.weight, self._embedding, self._lm_head.plain().weight)

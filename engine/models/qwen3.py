@@ -1,10 +1,13 @@
 """Qwen3 (arXiv:2505.09388): Llama with an RMSNorm over each head of q and k before RoPE."""
 
+from dataclasses import replace
+
 import torch
 
 from engine.models.config import ModelConfig
 from engine.models.layers import RmsNorm
 from engine.models.llama import LlamaLayer, LlamaModel
+from kernels.cpu.decoder import LayerWeights
 
 
 class Qwen3Layer(LlamaLayer):
@@ -19,6 +22,9 @@ class Qwen3Layer(LlamaLayer):
             f"{prefix}.self_attn.q_norm.weight": self._q_norm.weight,
             f"{prefix}.self_attn.k_norm.weight": self._k_norm.weight,
         }
+
+    def plain(self, window: int | None) -> LayerWeights:
+        return replace(super().plain(window), q_norm=self._q_norm.weight, k_norm=self._k_norm.weight)
 
     def _normalise_heads(self, qkv: torch.Tensor) -> None:
         q = qkv[:, : self._num_heads]

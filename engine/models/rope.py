@@ -42,6 +42,15 @@ class RotaryEmbedding:
         # LongRoPE: row p of the second half holds position p with the long frequencies.
         self._cos, self._sin = self._cos_sin(angles.to(device))
 
+    def tables(
+        self, positions: torch.Tensor, num_prompt_tokens: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `cos_sin` selects from, as tables `[rows, head_dim]`, and each token's row, int64 `[tokens]`."""
+        if not self.length_dependent_from:
+            return self._cos.squeeze(1), self._sin.squeeze(1), positions
+        cos, sin = self.cos_sin(positions, num_prompt_tokens)
+        return cos.squeeze(1), sin.squeeze(1), torch.arange(len(positions), device=self._device)
+
     def cos_sin(
         self, positions: torch.Tensor, num_prompt_tokens: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -63,6 +63,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         loaded.config,
         loaded.weights_digest,
         dtype=dtype,
+        arithmetic=loaded.model.arithmetic,
         kv_dtype=kv_dtype,
         scale_mode=layout.scale_mode,
         block_size=config.block_size,

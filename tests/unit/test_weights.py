@@ -152,7 +152,13 @@ def test_the_fingerprint_tells_weights_and_configs_apart(checkpoint: Path, tmp_p
 
 def test_namespaces_differ_wherever_blocks_are_not_exchangeable(checkpoint: Path, tmp_path: Path) -> None:
     loaded = load_model(checkpoint, device=CPU)
-    base = {"dtype": torch.bfloat16, "kv_dtype": torch.bfloat16, "scale_mode": "none", "block_size": 16}
+    base = {
+        "dtype": torch.bfloat16,
+        "arithmetic": "torch",
+        "kv_dtype": torch.bfloat16,
+        "scale_mode": "none",
+        "block_size": 16,
+    }
 
     def of(**changes: object) -> bytes:
         return namespace(loaded.config, loaded.weights_digest, **{**base, **changes})  # type: ignore[arg-type]
@@ -163,6 +169,7 @@ def test_namespaces_differ_wherever_blocks_are_not_exchangeable(checkpoint: Path
     names = [
         of(),
         of(dtype=torch.float32),
+        of(arithmetic="native-avx2"),
         of(kv_dtype=torch.float32),
         of(block_size=32),
         of(kv_dtype=torch.float8_e4m3fn, scale_mode="token-head-bf16"),

@@ -1,0 +1,104 @@
+#include "attention_work.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
+namespace tiercel {
+namespace {
+
+// Tasks per thread to aim for where a unit has to be cut: enough to even out, few enough to cost nothing.
+constexpr int64_t kTasksPerThread = 6;
+
+}  // namespace
+
+Workspace::~Workspace() { std::free(data); }
+
+void Workspace::reserve(int64_t bytes) {
+    if (bytes <= size_) return;
+    const int64_t rounded = (bytes + (bytes >> 2) + 4095) / 4096 * 4096;
+    std::free(data);
+    size_ = 0;
+    data = static_cast<uint8_t*>(std::aligned_alloc(4096, static_cast<size_t>(rounded)));
+    if (data == nullptr) throw std::bad_alloc();
+    size_ = rounded;
+}
+
+AttnUnit* AttnTasks::unit_list() { return units.data(); }
+const AttnTask* AttnTasks::task_list() const { return tasks.data(); }
+int64_t AttnTasks::num_tasks() const { return static_cast<int64_t>(tasks.size()); }
+
+void AttnWork::prepare(const AttnShape& shape, const AttnBatch& batch, const int64_t* windows, int64_t num_windows,
+                       int64_t num_threads) {
+    shape_ = shape;
+    by_window_.resize(static_cast<size_t>(num_windows));
+    int64_t partial_floats = 0;
+    for (int64_t i = 0; i < num_windows; ++i) {
+        by_window_[i].window = windows[i];
+        // Layers run one after another, so windows share the memory.
+        partial_floats = std::max(partial_floats, cut(batch, by_window_[i], num_threads));
+    }
+    partials_.reserve(partial_floats * 4);
+    scratch_.reserve(num_threads * shape.scratch_bytes);
+}
+
+AttnTasks& AttnWork::tasks(int64_t window) {
+    for (auto& tasks : by_window_)
+        if (tasks.window == window) return tasks;
+    std::abort();  // who prepares names all windows
+}
+
+int64_t AttnWork::cut(const AttnBatch& batch, AttnTasks& into, int64_t num_threads) const {
+    into.units.clear();
+    into.tasks.clear();
+    const int64_t group = shape_.num_heads / shape_.kv_heads;
+    int64_t total = 0;
+    for (int64_t row = 0; row < batch.num_rows; ++row) {
+        const int64_t queries = batch.query_starts[row + 1] - batch.query_starts[row];
+        const int64_t start = batch.context_lens[row] - queries;
+        const int64_t columns = queries * group;
+        const int64_t num_tiles = (columns + shape_.max_columns - 1) / shape_.max_columns;
+        const int64_t tile = num_tiles > 1 ? padded_columns((columns + num_tiles - 1) / num_tiles) : columns;
+        for (int64_t first = 0; first < columns; first += tile) {
+            const int64_t count = std::min(tile, columns - first);
+            const int64_t first_query = start + first / group, last_query = start + (first + count - 1) / group;
+            const int64_t low = into.window ? std::max<int64_t>(0, first_query - into.window + 1) : 0;
+            for (int64_t head = 0; head < shape_.kv_heads; ++head) {
+                AttnUnit unit{};
+                unit.row = static_cast<int32_t>(row);
+                unit.kv_head = static_cast<int32_t>(head);
+                unit.first_column = static_cast<int32_t>(first);
+                unit.num_columns = static_cast<int32_t>(count);
+                unit.first_split = static_cast<int32_t>(low / kSplitTokens);
+                unit.last_split = static_cast<int32_t>(last_query / kSplitTokens + 1);
+                into.units.push_back(unit);
+                total += padded_columns(count) * (unit.last_split - unit.first_split);
+            }
+        }
+    }
+    const int64_t fair = total / (num_threads * kTasksPerThread) + 1;
+    int64_t floats = 0;
+    for (size_t i = 0; i < into.units.size(); ++i) {
+        AttnUnit& unit = into.units[i];
+        const int64_t splits = unit.last_split - unit.first_split;
+        const int64_t split_cost = padded_columns(unit.num_columns);
+        int64_t per_task = splits;
+        if (num_threads > 1 && splits * split_cost > 2 * fair) per_task = std::max<int64_t>(1, fair / split_cost);
+        unit.num_tasks = static_cast<int32_t>((splits + per_task - 1) / per_task);
+        unit.tasks_left = unit.num_tasks;
+        if (unit.num_tasks > 1) {
+            unit.partials = floats;
+            floats += splits * partial_floats(shape_, unit.num_columns);
+        }
+        for (int64_t first = unit.first_split; first < unit.last_split; first += per_task) {
+            const int64_t last = std::min<int64_t>(first + per_task, unit.last_split);
+            into.tasks.push_back({static_cast<int32_t>(i), static_cast<int32_t>(first), static_cast<int32_t>(last),
+                                  (last - first) * split_cost});
+        }
+    }
+    std::stable_sort(into.tasks.begin(), into.tasks.end(),
+                     [](const AttnTask& a, const AttnTask& b) { return a.cost > b.cost; });
+    return floats;
+}
+
+}  // namespace tiercel

@@ -1,0 +1,62 @@
+// A decoder-only transformer as the caller describes it. Everything is owned by the caller and outlives the calls.
+#pragma once
+
+#include <cstdint>
+
+#include "paged_kv.h"
+
+namespace tiercel {
+
+// y = x Wᵀ + b. W is bf16, packed by kernels/cpu/packing.py: panels of 32 outputs, see isa/gemm.h.
+struct PackedLinear {
+    const uint16_t* weight;
+    const float* bias;     // [outputs padded to 32], or null
+    int64_t num_inputs;    // padded to 32
+    int64_t num_outputs;   // padded to 32
+};
+
+struct DecoderLayer {
+    const float* input_norm;  // [hidden]
+    const float* q_norm;      // [head_dim], or null
+    const float* k_norm;
+    const float* mlp_norm;    // [hidden]
+    PackedLinear qkv;         // outputs: heads of q, of k, of v
+    PackedLinear output;
+    PackedLinear gate_up;     // each panel: 16 outputs of gate, then the same 16 of up
+    PackedLinear down;
+    int64_t window;           // tokens; 0: none
+};
+
+struct Decoder {
+    int64_t num_layers;
+    int64_t hidden_size;
+    int64_t num_heads;
+    int64_t num_kv_heads;
+    int64_t head_dim;
+    int64_t intermediate_size;
+    int64_t vocab_size;
+    float norm_eps;
+    const DecoderLayer* layers;
+    const float* final_norm;
+    const uint16_t* embedding;  // bf16 [vocab, hidden]
+    PackedLinear lm_head;
+};
+
+// What lies between the products. bf16 rows have the row stride of isa/gemm.h, with zeros between them.
+struct DecoderScratch {
+    float* qkv;           // [tokens padded to 32, qkv outputs]
+    uint16_t* attended;   // [tokens padded to 32, heads * head_dim]
+    uint16_t* normed;     // [256 per thread, hidden]
+    uint16_t* activated;  // [256 per thread, intermediate]
+};
+
+struct DecoderStep {
+    int64_t num_tokens;
+    const int32_t* token_ids;
+    const int64_t* rope_rows;  // [tokens]: rows of the two tables below
+    const float* cos;          // [rows, head_dim]
+    const float* sin;          // [rows, head_dim], the first half negative
+    float* hidden;             // [tokens, hidden]: the residual stream; the result
+};
+
+}  // namespace tiercel

@@ -1,0 +1,232 @@
+#include "attention.h"
+
+#include <cmath>
+
+#include "attention_exact.h"
+#include "exp2.h"
+#if defined(TIERCEL_ISA_AMX)
+#include "attention_tiles.h"
+#include "tiles.h"
+#endif
+
+namespace tiercel::TIERCEL_ISA {
+namespace {
+
+// The two ways to compute a split behind one face.
+struct ExactMath {
+    static constexpr int64_t kMaxColumns = exact::kMaxColumns;
+    static int64_t value_floats(const PagedKv& kv) { return exact::value_floats(kv); }
+    static int64_t query_bytes(const PagedKv& kv) { return exact::query_bytes(kv); }
+    static int64_t scratch_bytes(const PagedKv& kv) { return exact::scratch_bytes(kv); }
+    static constexpr auto put_query = exact::put_query;
+    static constexpr auto attend_split = exact::attend_split;
+    static void in_order(const PagedKv&, const float*, float*) {}
+    static constexpr bool kReorders = false;
+};
+
+#if defined(TIERCEL_ISA_AMX)
+struct TileMath {
+    static constexpr int64_t kMaxColumns = tiled::kMaxColumns;
+    static int64_t value_floats(const PagedKv& kv) { return tiled::value_floats(kv); }
+    static int64_t query_bytes(const PagedKv& kv) { return tiled::query_bytes(kv); }
+    static int64_t scratch_bytes(const PagedKv& kv) { return tiled::scratch_bytes(kv); }
+    static constexpr auto put_query = tiled::put_query;
+    static constexpr auto attend_split = tiled::attend_split;
+    static void in_order(const PagedKv& kv, const float* from, float* to) { tiled::in_order(kv, from, to); }
+    static constexpr bool kReorders = true;
+};
+#endif
+
+template <typename Math>
+AttnShape shape_of(const PagedKv& kv, int64_t num_heads, bool exact) {
+    AttnShape shape{num_heads, kv.kv_heads, Math::kMaxColumns, Math::value_floats(kv), 0, exact};
+    shape.scratch_bytes = round_up(2 * Math::kMaxColumns * 4, 64) + round_up(Math::query_bytes(kv), 64) +
+                          2 * partial_floats(shape, Math::kMaxColumns) * 4 + round_up(Math::scratch_bytes(kv), 64);
+    // Threads shall not meet in a page, nor in the same sets of a cache.
+    shape.scratch_bytes = round_up(shape.scratch_bytes, 4096) + 4096 + 64 * 7;
+    return shape;
+}
+
+struct Buffers {
+    float* low;
+    float* high;
+    uint8_t* queries;
+    float* sum;
+    float* part;
+    uint8_t* split;
+};
+
+template <typename Math>
+Buffers buffers_in(uint8_t* memory, const PagedKv& kv, const AttnShape& shape) {
+    Buffers buffers;
+    buffers.low = reinterpret_cast<float*>(memory);
+    buffers.high = buffers.low + Math::kMaxColumns;
+    buffers.queries = memory + round_up(2 * Math::kMaxColumns * 4, 64);
+    buffers.sum = reinterpret_cast<float*>(buffers.queries + round_up(Math::query_bytes(kv), 64));
+    buffers.part = buffers.sum + partial_floats(shape, Math::kMaxColumns);
+    buffers.split = reinterpret_cast<uint8_t*>(buffers.part + partial_floats(shape, Math::kMaxColumns));
+    return buffers;
+}
+
+// sum = sum and part together (arXiv:1805.02867).
+void merge(const Partial& sum, const Partial& part, int64_t columns, int64_t value_floats) {
+    for (int64_t column = 0; column < columns; column += Vec::kLanes) {
+        const Vec before = Vec::load(sum.highest + column), added = Vec::load(part.highest + column);
+        const Vec highest = max(before, added);
+        const Vec keep = exp2(before - highest), take = exp2(added - highest);
+        highest.store(sum.highest + column);
+        fma(Vec::load(part.sums + column), take, Vec::load(sum.sums + column) * keep).store(sum.sums + column);
+        alignas(64) float keeps[Vec::kLanes], takes[Vec::kLanes];
+        keep.store(keeps);
+        take.store(takes);
+        for (int64_t i = 0; i < std::min<int64_t>(Vec::kLanes, columns - column); ++i) {
+            float* values = sum.values + (column + i) * value_floats;
+            const float* others = part.values + (column + i) * value_floats;
+            const Vec k = Vec::of(keeps[i]), t = Vec::of(takes[i]);
+            for (int64_t d = 0; d < value_floats; d += Vec::kLanes)
+                fma(Vec::load(others + d), t, Vec::load(values + d) * k).store(values + d);
+        }
+    }
+}
+
+// One task: some splits of a unit, and the unit's end where it is the last of its tasks.
+template <typename Math>
+class UnitRun {
+public:
+    UnitRun(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work,
+            const Heads& q, const Heads& out, AttnUnit& unit, int64_t thread)
+        : kv_(kv), layer_(layer), window_(window), score_scale_(1.44269504f / std::sqrt(static_cast<float>(kv.head_dim))), batch_(batch), work_(work),
+          q_(q), out_(out), unit_(unit), group_(work.shape().num_heads / kv.kv_heads),
+          value_floats_(work.shape().value_floats),
+          buffers_(buffers_in<Math>(work.scratch(thread), kv, work.shape())) {}
+
+    void run(int64_t first_split, int64_t last_split) {
+        load_queries();
+        const Partial sum(buffers_.sum, unit_.num_columns), part(buffers_.part, unit_.num_columns);
+        if (unit_.num_tasks == 1) {
+            for (int64_t split = first_split; split < last_split; ++split) {
+                attend_split(split, split == first_split ? sum : part);
+                if (split > first_split) merge(sum, part, unit_.num_columns, value_floats_);
+            }
+            finish(sum);
+            return;
+        }
+        for (int64_t split = first_split; split < last_split; ++split) attend_split(split, partial(split));
+        if (__atomic_sub_fetch(&unit_.tasks_left, 1, __ATOMIC_ACQ_REL) > 0) return;
+        unit_.tasks_left = unit_.num_tasks;
+        const Partial merged = partial(unit_.first_split);
+        for (int64_t split = unit_.first_split + 1; split < unit_.last_split; ++split)
+            merge(merged, partial(split), unit_.num_columns, value_floats_);
+        finish(merged);
+    }
+
+private:
+    int64_t token(int64_t column) const {
+        return batch_.query_starts[unit_.row] + (unit_.first_column + column) / group_;
+    }
+    int64_t head(int64_t column) const { return unit_.kv_head * group_ + (unit_.first_column + column) % group_; }
+
+    void load_queries() {
+        const int64_t columns = unit_.num_columns, padded = padded_columns(columns);
+        const int64_t last_token = batch_.query_starts[unit_.row + 1];
+        std::memset(buffers_.queries, 0, static_cast<size_t>(Math::query_bytes(kv_) * padded / Math::kMaxColumns));
+        alignas(64) float row[kMaxHeadDim];
+        for (int64_t column = 0; column < padded; ++column) {
+            const int64_t real = std::min(column, columns - 1);
+            const int64_t position = batch_.context_lens[unit_.row] - (last_token - token(real));
+            buffers_.high[column] = static_cast<float>(position + 1);
+            buffers_.low[column] = window_ ? static_cast<float>(std::max<int64_t>(0, position - window_ + 1)) : 0.0f;
+            if (column >= columns) continue;
+            load_row(heads_row(q_, token(column), head(column)), q_.element, kv_.head_dim, row);
+            Math::put_query(kv_, row, column, columns, buffers_.queries);
+        }
+    }
+
+    void attend_split(int64_t split, const Partial& into) {
+        const int64_t start = split * kSplitTokens;
+        const int64_t count = std::min<int64_t>(kSplitTokens, batch_.context_lens[unit_.row] - start);
+        Math::attend_split({kv_, batch_.block_table + unit_.row * batch_.table_stride, layer_, unit_.kv_head, start, count,
+                            unit_.num_columns, buffers_.low, buffers_.high, score_scale_},
+                           buffers_.queries, buffers_.split, into);
+    }
+
+    Partial partial(int64_t split) const {
+        return {work_.partials() + unit_.partials +
+                    (split - unit_.first_split) * partial_floats(work_.shape(), unit_.num_columns),
+                unit_.num_columns};
+    }
+
+    void finish(const Partial& sum) {
+        alignas(64) float row[kMaxHeadDim];
+        for (int64_t column = 0; column < unit_.num_columns; ++column) {
+            float* values = sum.values + column * value_floats_;
+            const Vec inverse = Vec::of(1.0f / sum.sums[column]);
+            for (int64_t d = 0; d < value_floats_; d += Vec::kLanes) (Vec::load(values + d) * inverse).store(values + d);
+            if constexpr (Math::kReorders) Math::in_order(kv_, values, row);
+            store_row(Math::kReorders ? row : values, out_.element, kv_.head_dim,
+                      heads_row(out_, token(column), head(column)));
+        }
+    }
+
+    const PagedKv& kv_;
+    const int64_t layer_, window_;
+    const float score_scale_;
+    const AttnBatch& batch_;
+    AttnWork& work_;
+    const Heads& q_;
+    const Heads& out_;
+    AttnUnit& unit_;
+    const int64_t group_, value_floats_;
+    const Buffers buffers_;
+};
+
+template <typename Math>
+void attend_with(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work,
+                 const Heads& q, const Heads& out, Team& team) {
+    AttnTasks& tasks = work.tasks(window);
+    const AttnTask* task_list = tasks.task_list();
+    AttnUnit* units = tasks.unit_list();
+    team.share(tasks.num_tasks(), [&](int64_t i) {
+        const AttnTask& task = task_list[i];
+        UnitRun<Math>(kv, layer, window, batch, work, q, out, units[task.unit], team.thread)
+            .run(task.first_split, task.last_split);
+    });
+}
+
+}  // namespace
+
+AttnShape attention_shape(const PagedKv& kv, int64_t num_heads, bool exact) {
+#if defined(TIERCEL_ISA_AMX)
+    if (!exact) return shape_of<TileMath>(kv, num_heads, exact);
+#endif
+    return shape_of<ExactMath>(kv, num_heads, exact);
+}
+
+void attend(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work,
+            const Heads& q, const Heads& out, Team& team) {
+#if defined(TIERCEL_ISA_AMX)
+    if (!work.shape().exact) return attend_with<TileMath>(kv, layer, window, batch, work, q, out, team);
+#endif
+    attend_with<ExactMath>(kv, layer, window, batch, work, q, out, team);
+}
+
+void attention_layer(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch,
+                     AttnWork& work, const Heads& q, const Heads& k, const Heads& v, const Heads& out) {
+    constexpr int64_t kTokens = 8;  // written at a time
+    const int64_t num_tokens = batch.query_starts[batch.num_rows];
+    TeamState state;
+#pragma omp parallel
+    {
+        Team team(state);
+        team.share((num_tokens + kTokens - 1) / kTokens, [&](int64_t i) {
+            write_kv(kv, layer, batch.write_slots, i * kTokens, std::min((i + 1) * kTokens, num_tokens), k, v);
+        });
+        team.barrier();
+#if defined(TIERCEL_ISA_AMX)
+        const Tiles configured;
+#endif
+        attend(kv, layer, window, batch, work, q, out, team);
+    }
+}
+
+}  // namespace tiercel::TIERCEL_ISA

@@ -1,0 +1,267 @@
+#include "../isa.h"
+
+#if defined(TIERCEL_ISA_AMX)
+#include "attention_tiles.h"
+#include "exp2.h"
+#include "tiled_kv.h"
+#include "transpose.h"
+
+namespace tiercel::TIERCEL_ISA::tiled {
+namespace {
+
+constexpr int64_t kTileFloats = kTile * kTile;
+constexpr int64_t kTileWords = kTile * kPairStep;
+
+struct Scratch {
+    float* scores;   // [column tiles of a block: 2][kSplitTokens][kTile]
+    bf16* weights;   // [2][kSplitTokens / kPairStep][kTile][kPairStep]
+};
+
+// scores = K Q^T for 64 tokens and one tile of columns.
+void multiply_keys(const TiledKv& kv, int64_t step, int64_t num_steps, const bf16* q, float* scores) {
+    const bf16* k[4];
+    for (int i = 0; i < 4; ++i) k[i] = kv.key_tile(step + i * kTile);
+    const int64_t stride = kv.key_stride_bytes();
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t i = 0; i < num_steps; ++i) {
+        _tile_loadd(4, q + i * kTileWords, 64);
+        _tile_loadd(5, k[0] + i * 32, stride);
+        _tile_loadd(6, k[1] + i * 32, stride);
+        _tile_dpbf16ps(0, 5, 4);
+        _tile_dpbf16ps(1, 6, 4);
+        _tile_loadd(5, k[2] + i * 32, stride);
+        _tile_loadd(6, k[3] + i * 32, stride);
+        _tile_dpbf16ps(2, 5, 4);
+        _tile_dpbf16ps(3, 6, 4);
+    }
+    float* to = scores + step * kTile;
+    _tile_stored(0, to, 64);
+    _tile_stored(1, to + kTileFloats, 64);
+    _tile_stored(2, to + 2 * kTileFloats, 64);
+    _tile_stored(3, to + 3 * kTileFloats, 64);
+}
+
+// The same for two tiles of columns, the second one's queries and scores following the first's.
+void multiply_keys_twice(const TiledKv& kv, int64_t step, int64_t num_steps, const bf16* q, float* scores) {
+    const int64_t stride = kv.key_stride_bytes();
+    for (int64_t t = step; t < step + kKeyStep; t += 2 * kTile) {
+        const bf16* upper = kv.key_tile(t);
+        const bf16* lower = kv.key_tile(t + kTile);
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (int64_t i = 0; i < num_steps; ++i) {
+            _tile_loadd(4, q + i * kTileWords, 64);
+            _tile_loadd(5, q + (num_steps + i) * kTileWords, 64);
+            _tile_loadd(6, upper + i * 32, stride);
+            _tile_loadd(7, lower + i * 32, stride);
+            _tile_dpbf16ps(0, 6, 4);
+            _tile_dpbf16ps(1, 6, 5);
+            _tile_dpbf16ps(2, 7, 4);
+            _tile_dpbf16ps(3, 7, 5);
+        }
+        float* to = scores + t * kTile;
+        _tile_stored(0, to, 64);
+        _tile_stored(1, to + kSplitTokens * kTile, 64);
+        _tile_stored(2, to + kTileFloats, 64);
+        _tile_stored(3, to + kSplitTokens * kTile + kTileFloats, 64);
+    }
+}
+
+// Raw scores of tokens [first, last) to scaled ones, hidden where they are not seen; returns the highest.
+Vec scale_scores(const Split& split, const float* factors, int64_t column, int64_t first, int64_t last, Vec highest,
+                 float* scores) {
+    const bool all_seen = split.low[column] <= static_cast<float>(split.start + first) &&
+                          static_cast<float>(split.start + last) <= split.high[column];
+    const bool all_seen_by_last = split.low[column + kTile - 1] <= static_cast<float>(split.start + first);
+    if (all_seen && all_seen_by_last) {
+        for (int64_t t = first; t < last; ++t) {
+            const Vec s = Vec::load(scores + t * kTile) * Vec::of(factors[t]);
+            highest = max(s, highest);  // in this order a NaN is left out
+            s.store(scores + t * kTile);
+        }
+        return highest;
+    }
+    const Vec low = Vec::load(split.low + column), high = Vec::load(split.high + column);
+    for (int64_t t = first; t < last; ++t) {
+        const Vec position = Vec::of(static_cast<float>(split.start + t));
+        const Vec s = seen_or_hidden(Vec::load(scores + t * kTile) * Vec::of(factors[t]), position, low, high);
+        highest = max(s, highest);
+        s.store(scores + t * kTile);
+    }
+    return highest;
+}
+
+// 32 tokens' scores to weights, as a tile with a row per column.
+Vec weigh(const float* scores, const float* factors, Vec highest, Vec sum, bf16* weights) {
+    const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
+                                                6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    __m512i pairs[kTile];
+    for (int i = 0; i < kTile; ++i) {
+        const Vec even = exp2_for_bf16(Vec::load(scores + 2 * i * kTile) - highest);
+        const Vec odd = exp2_for_bf16(Vec::load(scores + (2 * i + 1) * kTile) - highest);
+        sum = sum + even;
+        sum = sum + odd;
+        const __m512bh words = _mm512_cvtne2ps_pbh((odd * Vec::of(factors[2 * i + 1])).v, (even * Vec::of(factors[2 * i])).v);
+        pairs[i] = _mm512_permutexvar_epi16(interleave, (__m512i)words);
+    }
+    transpose16(pairs);
+    for (int i = 0; i < kTile; ++i) _mm512_store_si512(weights + i * kPairStep, pairs[i]);
+    return sum;
+}
+
+// values = P V for tokens [first, last) and one tile of columns, kTiles tiles of dimensions.
+template <int kTiles>
+void multiply_values(const TiledKv& kv, int64_t first, int64_t last, int64_t dim, const bf16* weights, float* values,
+                     int64_t width) {
+    static_assert(kTiles == 2 || kTiles == 4);
+    const int64_t stride = kv.value_stride_bytes();
+    _tile_zero(0);
+    _tile_zero(1);
+    if constexpr (kTiles == 4) {
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int64_t t = first; t < last; t += kPairStep) {
+        const bf16* rows = kv.value_rows(t) + 2 * dim;
+        _tile_loadd(4, weights + t / kPairStep * kTileWords, 64);
+        _tile_loadd(5, rows, stride);
+        _tile_loadd(6, rows + 32, stride);
+        _tile_dpbf16ps(0, 4, 5);
+        _tile_dpbf16ps(1, 4, 6);
+        if constexpr (kTiles == 4) {
+            _tile_loadd(5, rows + 64, stride);
+            _tile_loadd(6, rows + 96, stride);
+            _tile_dpbf16ps(2, 4, 5);
+            _tile_dpbf16ps(3, 4, 6);
+        }
+    }
+    _tile_stored(0, values + dim, width * 4);
+    _tile_stored(1, values + dim + 16, width * 4);
+    if constexpr (kTiles == 4) {
+        _tile_stored(2, values + dim + 32, width * 4);
+        _tile_stored(3, values + dim + 48, width * 4);
+    }
+}
+
+// The same for two tiles of columns and two of dimensions.
+void multiply_values_twice(const TiledKv& kv, int64_t first, int64_t last, int64_t dim, const bf16* weights,
+                           float* values, int64_t width) {
+    const int64_t stride = kv.value_stride_bytes();
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t t = first; t < last; t += kPairStep) {
+        const bf16* rows = kv.value_rows(t) + 2 * dim;
+        const bf16* p = weights + t / kPairStep * kTileWords;
+        _tile_loadd(4, p, 64);
+        _tile_loadd(5, p + kSplitTokens * kTile, 64);
+        _tile_loadd(6, rows, stride);
+        _tile_loadd(7, rows + 32, stride);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    float* lower = values + kTile * width;
+    _tile_stored(0, values + dim, width * 4);
+    _tile_stored(1, values + dim + 16, width * 4);
+    _tile_stored(2, lower + dim, width * 4);
+    _tile_stored(3, lower + dim + 16, width * 4);
+}
+
+// The columns [block, block + 16 kColumnTiles).
+template <int kColumnTiles>
+void attend_block(const Split& split, TiledKv& kv, int64_t block, const bf16* queries, const Scratch& scratch,
+                  const Partial& partial) {
+    constexpr int64_t kBlock = kColumnTiles * kTile;
+    const int64_t dims = padded_dims(split.kv), num_steps = dims / 32;
+    const int64_t first = split.first_seen(block) / kKeyStep * kKeyStep, last = split.last_seen(block + kBlock - 1);
+    if (first >= last) {
+        clear_columns(partial, block, block + kBlock, dims);
+        return;
+    }
+    const bf16* q = queries + block * dims;
+    Vec highest[kColumnTiles], sums[kColumnTiles];
+    for (int j = 0; j < kColumnTiles; ++j) {
+        highest[j] = Vec::of(kNoScore);
+        sums[j] = Vec::zero();
+    }
+    for (int64_t step = first; step < last; step += kKeyStep) {
+        kv.fetch_keys(step);
+        if constexpr (kColumnTiles == 1) multiply_keys(kv, step, num_steps, q, scratch.scores);
+        else multiply_keys_twice(kv, step, num_steps, q, scratch.scores);
+        for (int j = 0; j < kColumnTiles; ++j)
+            highest[j] = scale_scores(split, kv.key_factors(), block + j * kTile, step, step + kKeyStep, highest[j],
+                                      scratch.scores + j * kSplitTokens * kTile);
+    }
+    for (int64_t step = first; step < last; step += kPairStep) {
+        kv.fetch_values(step);
+        for (int j = 0; j < kColumnTiles; ++j)
+            sums[j] = weigh(scratch.scores + (j * kSplitTokens + step) * kTile, kv.value_factors() + step, highest[j],
+                            sums[j], scratch.weights + j * kSplitTokens * kTile + step / kPairStep * kTileWords);
+    }
+    for (int j = 0; j < kColumnTiles; ++j) {
+        highest[j].store(partial.highest + block + j * kTile);
+        sums[j].store(partial.sums + block + j * kTile);
+    }
+    float* values = partial.values + block * dims;
+    if constexpr (kColumnTiles == 2) {
+        for (int64_t dim = 0; dim < dims; dim += 32)
+            multiply_values_twice(kv, first, last, dim, scratch.weights, values, dims);
+    } else {
+        int64_t dim = 0;
+        for (; dim + 64 <= dims; dim += 64) multiply_values<4>(kv, first, last, dim, scratch.weights, values, dims);
+        if (dim < dims) multiply_values<2>(kv, first, last, dim, scratch.weights, values, dims);
+    }
+}
+
+}  // namespace
+
+int64_t value_floats(const PagedKv& kv) { return padded_dims(kv); }
+
+int64_t query_bytes(const PagedKv& kv) { return kMaxColumns * padded_dims(kv) * 2; }
+
+int64_t scratch_bytes(const PagedKv& kv) {
+    return 2 * kSplitTokens * kTile * 4 + 2 * kSplitTokens * kTile * 2 + TiledKv::scratch_bytes(kv);
+}
+
+void put_query(const PagedKv& kv, const float* row, int64_t column, int64_t, uint8_t* queries) {
+    // Tiles [dims / 32][16 pairs of dimensions][16 columns], as the right operand.
+    const int64_t dims = padded_dims(kv);
+    bf16* to = reinterpret_cast<bf16*>(queries) + column / kTile * kTile * dims + column % kTile * 2;
+    alignas(64) bf16 words[kMaxHeadDim];
+    for (int64_t d = 0; d < kv.head_dim; d += 8)
+        _mm_store_si128(reinterpret_cast<__m128i*>(words + d), to_bf16(_mm256_loadu_ps(row + d)));
+    for (int64_t i = 0; i < dims; i += 2) {
+        const int64_t d = dimension_of_key(kv, i);
+        if (d < kv.head_dim) std::memcpy(to + i / 2 * 2 * kTile, words + d, 4);
+    }
+}
+
+void attend_split(const Split& split, const uint8_t* queries, uint8_t* memory, const Partial& partial) {
+    const Scratch scratch{reinterpret_cast<float*>(memory),
+                          reinterpret_cast<bf16*>(memory + 2 * kSplitTokens * kTile * 4)};
+    TiledKv kv(split, memory + 2 * kSplitTokens * kTile * (4 + 2));
+    const bf16* q = reinterpret_cast<const bf16*>(queries);
+    if (split.columns <= kTile) return attend_block<1>(split, kv, 0, q, scratch, partial);
+    for (int64_t block = 0; block < split.columns; block += 2 * kTile)
+        attend_block<2>(split, kv, block, q, scratch, partial);
+}
+
+void in_order(const PagedKv& kv, const float* from, float* to) {
+    const int64_t dims = padded_dims(kv);
+    if (!is_fp8(kv)) {
+        std::memcpy(to, from, static_cast<size_t>(kv.head_dim * 4));
+        return;
+    }
+    for (int64_t d = 0; d < dims; d += 64) E4m3Widener::in_order(from + d, to + d);
+}
+
+}  // namespace tiercel::TIERCEL_ISA::tiled
+#endif

@@ -1,0 +1,222 @@
+#include "decoder.h"
+
+#include <algorithm>
+
+#include "../team.h"
+#include "attention.h"
+#include "gemm.h"
+#include "rowwise.h"
+
+namespace tiercel::TIERCEL_ISA {
+namespace {
+
+// Tokens of which one thread computes everything between two layers' attention, while it stays in its second cache.
+constexpr int64_t kBlockTokens = 256;
+
+// Below, the threads share each product, since every one of them would otherwise read all weights.
+constexpr int64_t kMinBlockTokens = 64;
+
+// Tokens [first, last), computed by a team; `row` is where the first one stands in what lies between two products.
+struct Range {
+    int64_t first, last, row;
+    Team& team;
+
+    int64_t size() const { return last - first; }
+
+    template <typename Each>
+    void each_token(const Each& each) const {
+        const int64_t step = std::clamp<int64_t>(size() / (8 * team.size), 1, 32);
+        team.share((size() + step - 1) / step, [&](int64_t task) {
+            const int64_t start = first + task * step, end = std::min(start + step, last);
+            each(start, end);
+        });
+    }
+};
+
+class Pass {
+public:
+    Pass(const Decoder& model, const PagedKv& kv, const AttnBatch& batch, AttnWork& work, const DecoderStep& step,
+         const DecoderScratch& scratch, Team& team)
+        : model_(model), kv_(kv), batch_(batch), work_(work), step_(step), scratch_(scratch), team_(team),
+          normed_stride_(row_stride(model.hidden_size)),
+          attended_stride_(row_stride(model.num_heads * model.head_dim)),
+          activated_stride_(row_stride(model.intermediate_size)), qkv_stride_(model.layers[0].qkv.num_outputs) {}
+
+    void run() {
+        each_range([&](const Range& range) {
+            embed(range);
+            before_attention(range, 0);
+        });
+        for (int64_t layer = 0; layer < model_.num_layers; ++layer) {
+            const Heads out{scratch_.attended, attended_stride_, model_.head_dim, Element::kBf16};
+            attend(kv_, layer, model_.layers[layer].window, batch_, work_, heads(0), out, team_);
+            team_.barrier();
+            each_range([&](const Range& range) {
+                after_attention(range, layer);
+                if (layer + 1 < model_.num_layers) before_attention(range, layer + 1);
+            });
+        }
+    }
+
+private:
+    // Few tokens: all threads together. Many: blocks of them, a thread each. Ends with a barrier.
+    template <typename Each>
+    void each_range(const Each& each) {
+        const int64_t count = step_.num_tokens;
+        if (team_.size == 1 || count < kMinBlockTokens * team_.size) {
+            for (int64_t first = 0; first < count; first += kBlockTokens)
+                each(Range{first, std::min(first + kBlockTokens, count), 0, team_});
+            return;
+        }
+        const int64_t rounds = (count + kBlockTokens * team_.size - 1) / (kBlockTokens * team_.size);
+        const int64_t size = ((count + rounds * team_.size - 1) / (rounds * team_.size) + 31) / 32 * 32;
+        TeamState alone;
+        Team solo(alone, 0, 1);
+        team_.share((count + size - 1) / size, [&](int64_t block) {
+            each(Range{block * size, std::min((block + 1) * size, count), team_.thread * kBlockTokens, solo});
+        });
+        team_.barrier();
+    }
+
+    void embed(const Range& range) {
+        const int64_t size = model_.hidden_size;
+        range.each_token([&](int64_t first, int64_t last) {
+            for (int64_t token = first; token < last; ++token)
+                widen(model_.embedding + step_.token_ids[token] * size, size, step_.hidden + token * size);
+        });
+        range.team.barrier();
+    }
+
+    void before_attention(const Range& range, int64_t layer) {
+        const DecoderLayer& weights = model_.layers[layer];
+        norm(range, weights.input_norm);
+        const auto qkv_at = [&](int64_t row, int64_t output) {
+            return scratch_.qkv + (range.first + row) * qkv_stride_ + output;
+        };
+        multiply(normed(range), normed_stride_, range.size(), weights.qkv, range.team, qkv_at,
+                 [&](int64_t row, int64_t output, const float* sums) {
+                     std::memcpy(qkv_at(row, output), sums, kPanel * sizeof(float));
+                 });
+        range.team.barrier();
+        const int64_t first_k = model_.num_heads, first_v = first_k + model_.num_kv_heads;
+        range.each_token([&](int64_t first, int64_t last) {
+            for (int64_t token = first; token < last; ++token) position(token, weights, first_k, first_v);
+            write_kv(kv_, layer, batch_.write_slots, first, last, heads(first_k), heads(first_v));
+        });
+        range.team.barrier();
+    }
+
+    void after_attention(const Range& range, int64_t layer) {
+        const DecoderLayer& weights = model_.layers[layer];
+        add(range, scratch_.attended + range.first * attended_stride_, attended_stride_, weights.output);
+        norm(range, weights.mlp_norm);
+        bf16* activated = scratch_.activated + range.row * activated_stride_;
+        const auto activated_at = [&](int64_t row, int64_t output) {
+            return activated + row * activated_stride_ + output / 2;
+        };
+        multiply(normed(range), normed_stride_, range.size(), weights.gate_up, range.team, activated_at,
+                 [&](int64_t row, int64_t output, const float* sums) {
+                     silu_mul(sums, sums + 16, activated_at(row, output));
+                 });
+        range.team.barrier();
+        add(range, activated, activated_stride_, weights.down);
+    }
+
+    void norm(const Range& range, const float* weight) {
+        const int64_t size = model_.hidden_size;
+        range.each_token([&](int64_t first, int64_t last) {
+            for (int64_t token = first; token < last; ++token)
+                rms_norm(step_.hidden + token * size, weight, model_.norm_eps, size,
+                         normed(range) + (token - range.first) * normed_stride_);
+        });
+        range.team.barrier();
+    }
+
+    // RMSNorm of q's and k's heads where the model has one, and RoPE.
+    void position(int64_t token, const DecoderLayer& weights, int64_t first_k, int64_t first_v) {
+        const int64_t head_dim = model_.head_dim, rope_row = step_.rope_rows[token] * head_dim;
+        float* row = scratch_.qkv + token * qkv_stride_;
+        for (int64_t head = 0; head < first_v; ++head) {
+            const float* norm = head < first_k ? weights.q_norm : weights.k_norm;
+            if (norm) rms_norm_in_place(row + head * head_dim, norm, model_.norm_eps, head_dim);
+            rotate(row + head * head_dim, step_.cos + rope_row, step_.sin + rope_row, head_dim);
+        }
+    }
+
+    void add(const Range& range, const bf16* x, int64_t stride, const PackedLinear& linear) {
+        const int64_t size = model_.hidden_size;
+        const auto hidden_at = [&](int64_t row, int64_t output) {
+            return step_.hidden + (range.first + row) * size + output;
+        };
+        multiply(x, stride, range.size(), linear, range.team, hidden_at,
+                 [&](int64_t row, int64_t output, const float* sums) {
+                     float* hidden = hidden_at(row, output);
+                     const int64_t count = std::min(kPanel, size - output);
+                     int64_t i = 0;
+                     for (; i + Vec::kLanes <= count; i += Vec::kLanes)
+                         (Vec::load(hidden + i) + Vec::load(sums + i)).store(hidden + i);
+                     for (; i < count; ++i) hidden[i] += sums[i];
+                 });
+        range.team.barrier();
+    }
+
+    bf16* normed(const Range& range) const { return scratch_.normed + range.row * normed_stride_; }
+
+    Heads heads(int64_t first) const {
+        return {scratch_.qkv + first * model_.head_dim, qkv_stride_, model_.head_dim, Element::kFp32};
+    }
+
+    const Decoder& model_;
+    const PagedKv& kv_;
+    const AttnBatch& batch_;
+    AttnWork& work_;
+    const DecoderStep& step_;
+    const DecoderScratch& scratch_;
+    Team& team_;
+    const int64_t normed_stride_, attended_stride_, activated_stride_, qkv_stride_;
+};
+
+}  // namespace
+
+void decoder_forward(
+    const Decoder& model, const PagedKv& kv, const AttnBatch& batch, AttnWork& work, const DecoderStep& step,
+    const DecoderScratch& scratch) {
+    TeamState state;
+#pragma omp parallel
+    {
+        Team team(state);
+#if defined(TIERCEL_ISA_AMX)
+        Tiles configured;
+#endif
+        Pass(model, kv, batch, work, step, scratch, team).run();
+    }
+}
+
+void decoder_logits(const Decoder& model, const float* hidden, int64_t num_rows, uint16_t* normed, float* logits) {
+    const int64_t size = model.hidden_size, stride = row_stride(size), outputs = model.lm_head.num_outputs;
+    TeamState state;
+#pragma omp parallel
+    {
+        Team team(state);
+#if defined(TIERCEL_ISA_AMX)
+        Tiles configured;
+#endif
+        for (int64_t start = 0; start < num_rows; start += kBlockTokens) {
+            const int64_t count = std::min(kBlockTokens, num_rows - start);
+            Range{0, count, 0, team}.each_token([&](int64_t first, int64_t last) {
+                for (int64_t row = first; row < last; ++row)
+                    rms_norm(hidden + (start + row) * size, model.final_norm, model.norm_eps, size,
+                             normed + row * stride);
+            });
+            team.barrier();
+            const auto logits_at = [&](int64_t row, int64_t output) { return logits + (start + row) * outputs + output; };
+            multiply(normed, stride, count, model.lm_head, team, logits_at,
+                     [&](int64_t row, int64_t output, const float* sums) {
+                         std::memcpy(logits_at(row, output), sums, kPanel * sizeof(float));
+                     });
+            team.barrier();
+        }
+    }
+}
+
+}  // namespace tiercel::TIERCEL_ISA

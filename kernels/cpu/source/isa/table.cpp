@@ -1,0 +1,24 @@
+#include "../kernels.h"
+#include "../isa.h"
+#include "attention.h"
+#include "ceilings.h"
+#include "decoder.h"
+
+namespace tiercel::TIERCEL_ISA {
+
+#define TIERCEL_QUOTE(name) #name
+#define TIERCEL_NAME(name) TIERCEL_QUOTE(name)
+
+const Kernels& kernels() {
+    static const Kernels table = {
+        TIERCEL_NAME(TIERCEL_ISA),
+        measure_ceilings,
+        decoder_forward,
+        decoder_logits,
+        attention_shape,
+        attention_layer,
+    };
+    return table;
+}
+
+}  // namespace tiercel::TIERCEL_ISA

@@ -1,0 +1,170 @@
+#include "../isa.h"
+
+#if defined(TIERCEL_ISA_AMX)
+#include "tiled_kv.h"
+
+namespace tiercel::TIERCEL_ISA::tiled {
+namespace {
+
+// The bf16 of each code without its sign.
+struct E4m3Table {
+    alignas(64) uint8_t low[128] = {}, high[128] = {};
+
+    constexpr E4m3Table() {
+        for (int code = 0; code < 128; ++code) {
+            int exponent = code >> 3, fraction = (code & 7) << 4;
+            int bits = 0;
+            if (code == 127) {
+                bits = 0x7fc0;
+            } else if (code != 0) {
+                if (exponent == 0) {
+                    for (exponent = 1; fraction < 128; --exponent) fraction *= 2;
+                    fraction -= 128;
+                }
+                bits = (exponent - 7 + 127) << 7 | fraction;
+            }
+            low[code] = static_cast<uint8_t>(bits & 255);
+            high[code] = static_cast<uint8_t>(bits >> 8);
+        }
+    }
+};
+constexpr E4m3Table kE4m3;
+
+__mmask64 first_bytes(int64_t count) { return count >= 64 ? ~0ull : (1ull << count) - 1; }
+__mmask32 first_words(int64_t count) { return count >= 32 ? ~0u : (1u << count) - 1; }
+
+// 32 elements from `index` on as bf16, zeros from `count` on. Not for FP8.
+template <Element kElement>
+__m512i words_of(const uint8_t* row, int64_t index, int64_t count) {
+    if constexpr (kElement == Element::kBf16) {
+        return _mm512_maskz_loadu_epi16(first_words(count - index), row + 2 * index);
+    } else {
+        alignas(64) bf16 words[32] = {};
+        for (int64_t i = 0; i < std::min<int64_t>(32, count - index); i += 8)
+            _mm_store_si128(reinterpret_cast<__m128i*>(words + i), to_bf16(load8<kElement>(row, index + i)));
+        return _mm512_load_si512(words);
+    }
+}
+
+}  // namespace
+
+E4m3Widener::E4m3Widener() {
+    for (int i = 0; i < 2; ++i) {
+        low_[i] = _mm512_load_si512(kE4m3.low + 64 * i);
+        high_[i] = _mm512_load_si512(kE4m3.high + 64 * i);
+    }
+}
+
+void E4m3Widener::in_order(const float* from, float* to) {
+    // Vector j has the dimensions 16 L + 4 j + (0..3) in its lane L of four floats.
+    for (int lane = 0; lane < 4; ++lane)
+        for (int j = 0; j < 4; ++j)
+            _mm_storeu_ps(to + 16 * lane + 4 * j, _mm_loadu_ps(from + 16 * j + 4 * lane));
+}
+
+TiledKv::TiledKv(const Split& split, uint8_t* scratch)
+    : split_(split), dims_(padded_dims(split.kv)), row_bytes_(split.kv.head_dim * element_bytes(split.kv.element)),
+      in_place_(split.kv.element == Element::kBf16 && split.kv.head_dim == dims_ && split.kv.block_size % kTile == 0) {
+    keys_ = reinterpret_cast<bf16*>(scratch);
+    values_ = keys_ + kSplitTokens * dims_;
+    key_factors_ = reinterpret_cast<float*>(values_ + kSplitTokens * dims_);
+    value_factors_ = key_factors_ + kSplitTokens;
+    tiles_ = reinterpret_cast<const bf16**>(value_factors_ + kSplitTokens);
+}
+
+int64_t TiledKv::scratch_bytes(const PagedKv& kv) {
+    return kSplitTokens * (padded_dims(kv) * 4 + 2 * 4) + round_up(kSplitTokens / kTile * 8, 64);
+}
+
+void TiledKv::prefetch(bool is_value, int64_t first, int64_t last) const {
+    split_.runs(is_value, first, std::min(last, split_.count),
+                [&](const uint8_t* page, int64_t offset, int64_t, int64_t number) {
+                    const uint8_t* from = page + offset * row_bytes_;
+                    for (int64_t i = 0; i < number * row_bytes_; i += 64)
+                        _mm_prefetch(reinterpret_cast<const char*>(from + i), _MM_HINT_T0);
+                    if (is_fp8(split_.kv))
+                        _mm_prefetch(reinterpret_cast<const char*>(page + split_.kv.scales_offset_bytes + 2 * offset),
+                                     _MM_HINT_T0);
+                });
+}
+
+template <Element kElement>
+void TiledKv::widen_keys(const uint8_t* rows, int64_t number, bf16* to) const {
+    const int64_t count = split_.kv.head_dim;
+    for (int64_t i = 0; i < number; ++i, rows += row_bytes_, to += dims_) {
+        if constexpr (kElement == Element::kFp8E4m3) {
+            for (int64_t d = 0; d < dims_; d += 64)
+                widener_.key(_mm512_maskz_loadu_epi8(first_bytes(count - d), rows + d), to + d);
+        } else {
+            for (int64_t d = 0; d < dims_; d += 32) _mm512_store_si512(to + d, words_of<kElement>(rows, d, count));
+        }
+    }
+}
+
+template <Element kElement>
+void TiledKv::widen_values(const uint8_t* even, const uint8_t* odd, bf16* to) const {
+    const int64_t count = split_.kv.head_dim;
+    if constexpr (kElement == Element::kFp8E4m3) {
+        for (int64_t d = 0; d < dims_; d += 64) {
+            const __mmask64 mask = first_bytes(count - d);
+            widener_.value_pair(_mm512_maskz_loadu_epi8(mask, even + d),
+                                odd ? _mm512_maskz_loadu_epi8(mask, odd + d) : _mm512_setzero_si512(), to + 2 * d);
+        }
+    } else {
+        const __m512i lower = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38,
+                                               6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+        const __m512i upper = _mm512_add_epi16(lower, _mm512_set1_epi16(16));
+        for (int64_t d = 0; d < dims_; d += 32) {
+            const __m512i a = words_of<kElement>(even, d, count);
+            const __m512i b = odd ? words_of<kElement>(odd, d, count) : _mm512_setzero_si512();
+            _mm512_store_si512(to + 2 * d, _mm512_permutex2var_epi16(a, lower, b));
+            _mm512_store_si512(to + 2 * d + 32, _mm512_permutex2var_epi16(a, upper, b));
+        }
+    }
+}
+
+void TiledKv::fetch_keys(int64_t step) {
+    if (keys_fetched_ >> (step / kKeyStep) & 1) return;
+    keys_fetched_ |= 1u << (step / kKeyStep);
+    const int64_t last = std::min(step + kKeyStep, split_.count);
+    prefetch(false, last, last + kKeyStep);
+    for (int64_t t = step; t < step + kKeyStep; t += kTile) tiles_[t / kTile] = keys_ + t * dims_;
+    if (is_fp8(split_.kv)) split_.load_factors(false, step, last, split_.score_scale, key_factors_);
+    else std::fill_n(key_factors_ + step, kKeyStep, split_.score_scale);
+    with_element(split_.kv.element, [&](auto tag) {
+        split_.runs(false, step, last, [&](const uint8_t* page, int64_t offset, int64_t t, int64_t number) {
+            const uint8_t* rows = page + offset * row_bytes_;
+            if (in_place_) {
+                // Pages are whole tiles, and splits start with one; a tile's tokens beyond the count are in the page.
+                for (int64_t i = 0; i < number; i += kTile)
+                    tiles_[(t + i) / kTile] = reinterpret_cast<const bf16*>(rows + i * row_bytes_);
+                return;
+            }
+            widen_keys<tag.value>(rows, number, keys_ + t * dims_);
+        });
+    });
+}
+
+void TiledKv::fetch_values(int64_t step) {
+    if (values_fetched_ >> (step / kPairStep) & 1) return;
+    values_fetched_ |= 1u << (step / kPairStep);
+    const int64_t last = std::min(step + kPairStep, split_.count);
+    prefetch(true, last, last + kPairStep);
+    std::fill_n(value_factors_ + step, kPairStep, 0.0f);
+    if (is_fp8(split_.kv)) split_.load_factors(true, step, last, 1.0f, value_factors_);
+    else std::fill_n(value_factors_ + step, last - step, 1.0f);
+    const uint8_t* rows[kPairStep] = {};
+    split_.runs(true, step, last, [&](const uint8_t* page, int64_t offset, int64_t t, int64_t number) {
+        for (int64_t i = 0; i < number; ++i) rows[t + i - step] = page + (offset + i) * row_bytes_;
+    });
+    with_element(split_.kv.element, [&](auto tag) {
+        bf16* to = values_ + step * dims_;
+        for (int64_t i = 0; i < kPairStep; i += 2, to += 2 * dims_) {
+            if (rows[i]) widen_values<tag.value>(rows[i], rows[i + 1], to);
+            else std::memset(to, 0, static_cast<size_t>(dims_ * 4));
+        }
+    });
+}
+
+}  // namespace tiercel::TIERCEL_ISA::tiled
+#endif

@@ -1,0 +1,104 @@
+// K and V of a split as AMX takes them: K as rows of bf16, which is the left operand of K Q^T; V with the rows of two
+// tokens interleaved, which is the right operand of P V.
+//
+// FP8 codes are widened 64 at a time by instructions that work within 128-bit lanes, so the dimensions come out in
+// another order. Q is laid out in that order too (`dimension_of_key`), and results are put right at the end.
+#pragma once
+
+#include "attention_split.h"
+
+namespace tiercel::TIERCEL_ISA::tiled {
+
+constexpr int64_t kTile = 16;     // tokens or columns in a tile
+constexpr int64_t kPairStep = 32; // tokens of a product P V
+constexpr int64_t kKeyStep = 64;  // tokens whose scores are made at a time
+
+inline bool is_fp8(const PagedKv& kv) { return kv.element == Element::kFp8E4m3; }
+
+// Dimensions with padding: of K's rows in bf16, and of V's.
+inline int64_t padded_dims(const PagedKv& kv) { return round_up(kv.head_dim, is_fp8(kv) ? 64 : 32); }
+
+// Which dimension the i-th element of K's rows is.
+inline int64_t dimension_of_key(const PagedKv& kv, int64_t i) {
+    if (!is_fp8(kv)) return i;
+    const int64_t chunk = i / 64, half = i % 64 / 32, lane = i % 32 / 8;
+    return chunk * 64 + lane * 16 + half * 8 + i % 8;
+}
+
+// E4M3 to bf16, exactly: each code's two bytes come from a table, as AMX takes denormals for zero and the bits alone
+// would not do for E4M3's.
+class E4m3Widener {
+public:
+    E4m3Widener();
+
+    // 64 codes as their low and high bytes.
+    void bytes(__m512i codes, __m512i& low, __m512i& high) const {
+        low = _mm512_permutex2var_epi8(low_[0], codes, low_[1]);
+        const __m512i magnitude = _mm512_permutex2var_epi8(high_[0], codes, high_[1]);
+        // magnitude | (codes & sign)
+        high = _mm512_ternarylogic_epi64(magnitude, codes, _mm512_set1_epi8(-128), 0xf8);
+    }
+
+    // A row of K: elements [64 i, 64 i + 64) of padded_dims.
+    void key(__m512i codes, bf16* to) const {
+        __m512i low, high;
+        bytes(codes, low, high);
+        _mm512_store_si512(to, _mm512_unpacklo_epi8(low, high));
+        _mm512_store_si512(to + 32, _mm512_unpackhi_epi8(low, high));
+    }
+
+    // Two tokens' rows of V, interleaved: 64 pairs.
+    void value_pair(__m512i even, __m512i odd, bf16* to) const {
+        __m512i low, high;
+        bytes(_mm512_unpacklo_epi8(even, odd), low, high);
+        _mm512_store_si512(to, _mm512_unpacklo_epi8(low, high));
+        _mm512_store_si512(to + 32, _mm512_unpackhi_epi8(low, high));
+        bytes(_mm512_unpackhi_epi8(even, odd), low, high);
+        _mm512_store_si512(to + 64, _mm512_unpacklo_epi8(low, high));
+        _mm512_store_si512(to + 96, _mm512_unpackhi_epi8(low, high));
+    }
+
+    // The result of such pairs: 64 floats to the order of the dimensions.
+    static void in_order(const float* from, float* to);
+
+private:
+    __m512i low_[2], high_[2];
+};
+
+class TiledKv {
+public:
+    TiledKv(const Split& split, uint8_t* scratch);
+    static int64_t scratch_bytes(const PagedKv& kv);
+
+    // The tokens [step, step + kKeyStep) as rows of K, 16 to a tile; what is beyond the split's count is anything.
+    void fetch_keys(int64_t step);
+    const bf16* key_tile(int64_t t) const { return tiles_[t / kTile]; }
+    int64_t key_stride_bytes() const { return dims_ * 2; }
+    const float* key_factors() const { return key_factors_; }
+
+    // The tokens [step, step + kPairStep) as 16 rows of pairs; zeros beyond the split's count.
+    void fetch_values(int64_t step);
+    const bf16* value_rows(int64_t step) const { return values_ + step * dims_; }
+    int64_t value_stride_bytes() const { return dims_ * 4; }
+    const float* value_factors() const { return value_factors_; }
+
+private:
+    void prefetch(bool is_value, int64_t first, int64_t last) const;
+    template <Element kElement>
+    void widen_keys(const uint8_t* rows, int64_t number, bf16* to) const;
+    template <Element kElement>
+    void widen_values(const uint8_t* even, const uint8_t* odd, bf16* to) const;
+
+    const Split& split_;
+    const int64_t dims_, row_bytes_;
+    const bool in_place_;
+    bf16* keys_;      // [kSplitTokens, dims]
+    bf16* values_;    // [kSplitTokens / 2, dims, 2]
+    float* key_factors_;
+    float* value_factors_;
+    const bf16** tiles_;
+    uint32_t keys_fetched_ = 0, values_fetched_ = 0;
+    E4m3Widener widener_;
+};
+
+}  // namespace tiercel::TIERCEL_ISA::tiled
