@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.compose_stack import SERVICES, ComposeStack, compose_stack, docker
+from tests.deploy.compose_stack import FILES, SERVICES, ComposeStack, compose_stack, docker, require_engine
 from tests.e2e.stack import INFER_CLI, LIMIT_S, wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
@@ -32,6 +32,17 @@ def generate(stack: ComposeStack, prompt: str = PROMPT) -> dict[str, Any]:
     done = subprocess.run([INFER_CLI, *words], capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("profiles", [(), ("cpu",), ("gpu", "observability")])
+def test_the_file_as_users_have_it_is_valid(profiles: tuple[str, ...]) -> None:
+    """Without the override, and as this Compose sees it: its schema, variables, anchors and profiles."""
+    require_engine()
+    flags = [word for profile in profiles for word in ("--profile", profile)]
+    services = set(docker("compose", "-f", str(FILES[0]), *flags, "config", "--services").split())
+    assert {"scheduler", "tokenizer"} <= services
+    assert services & {"worker", "worker-gpu"} == ({"worker-gpu"} if "gpu" in profiles else {"worker"})
+    assert ("jaeger" in services) == ("cpu" not in profiles)
 
 
 def test_the_stack_comes_up_healthy_and_answers_from_outside(stack: ComposeStack) -> None:
