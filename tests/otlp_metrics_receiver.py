@@ -1,9 +1,11 @@
-"""A collector's metrics half: a real gRPC server that keeps what it is sent, and can be told to refuse."""
+"""A collector's metrics half: a real server, over gRPC or HTTP, that keeps what it is sent; over gRPC it can refuse."""
 
 import contextlib
+import gzip
 import threading
 from collections.abc import Iterator
 from concurrent import futures
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
@@ -29,10 +31,13 @@ class MetricsReceiver(service_pb2_grpc.MetricsServiceServicer):
             self.released.wait()
         if self.refuses:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no")
+        self.keep(request)
+        return service_pb2.ExportMetricsServiceResponse()
+
+    def keep(self, request: service_pb2.ExportMetricsServiceRequest) -> None:
         with self._news:
             self._received.extend(request.resource_metrics)
             self._news.notify_all()
-        return service_pb2.ExportMetricsServiceResponse()
 
     def latest(self, service: str) -> dict[str, metrics_pb2.Metric]:
         """The last export of the service with this `service.name`, by metric name."""
@@ -62,3 +67,33 @@ def metrics_receiver() -> Iterator[MetricsReceiver]:
     finally:
         receiver.released.set()
         server.stop(0).wait()
+
+
+@contextlib.contextmanager
+def http_metrics_receiver() -> Iterator[MetricsReceiver]:
+    """OTLP over HTTP, at /v1/metrics alone."""
+    receiver = MetricsReceiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            is_good = (self.path, self.headers["Content-Type"]) == ("/v1/metrics", "application/x-protobuf")
+            if is_good:
+                receiver.keep(service_pb2.ExportMetricsServiceRequest.FromString(body))
+            self.send_response(200 if is_good else 404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    receiver.endpoint = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield receiver
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,6 +1,7 @@
 """Structured logs to stderr: readable lines at a terminal, one JSON object per line otherwise, or as the config says.
 
-Inside `of_request` every line carries the request's id and, where it has one, its trace context.
+After `name_request` and inside `of_request` every line carries the request's id and, where it has one, its trace
+context.
 """
 
 import contextlib
@@ -31,17 +32,26 @@ def fields(**values: object) -> dict[str, Mapping[str, object]]:
     return {_FIELDS: values}
 
 
+def name_request(request_id: str, traceparent: str = "") -> None:
+    """The rest of this task is about one request, as a call's handler is."""
+    _request.set(_about(request_id, traceparent))
+
+
 @contextlib.contextmanager
 def of_request(request_id: str, traceparent: str = "") -> Iterator[None]:
-    """Around whatever is done for one request, in one task or one callback."""
-    about: dict[str, object] = {"request_id": request_id}
-    if match := _TRACEPARENT.fullmatch(traceparent):
-        about["trace_id"], about["span_id"] = match[1], match[2]
-    token = _request.set(about)
+    """Around what a callback does for one request among others."""
+    token = _request.set(_about(request_id, traceparent))
     try:
         yield
     finally:
         _request.reset(token)
+
+
+def _about(request_id: str, traceparent: str) -> dict[str, object]:
+    about: dict[str, object] = {"request_id": request_id}
+    if match := _TRACEPARENT.fullmatch(traceparent):
+        about["trace_id"], about["span_id"] = match[1], match[2]
+    return about
 
 
 def configure(service: str, log_format: LogFormat = LogFormat.AUTO, stream: TextIO | None = None) -> None:

@@ -8,7 +8,7 @@ somebody asks. `otlp_metrics.py` sends the same families to a collector.
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -32,6 +32,9 @@ class Reading:
     labels: tuple[str, ...] = ()
 
 
+Exemplar = dict[str, str]
+"""trace_id and span_id."""
+
 ReadMetrics = Callable[[], Iterable[Reading]]
 """Called on the loop's thread."""
 
@@ -53,18 +56,22 @@ class Histogram:
         self._inner = prometheus_client.Histogram(
             _without_suffix(spec), spec.help, spec.prometheus_labels, buckets=spec.buckets, registry=None
         )
+        # By labels; the library's own look-up checks names and takes a lock each time.
+        self._series: dict[tuple[str, ...], prometheus_client.Histogram] = {} if spec.labels else {(): self._inner}
 
-    def observe(self, value: float, labels: Sequence[str] = (), traceparent: str = "") -> None:
-        """`traceparent` is of the request that the value is about, for the exemplar; empty: none."""
-        series = self._inner.labels(*labels) if labels else self._inner
-        series.observe(value, _exemplar(traceparent))
+    def observe(self, value: float, labels: tuple[str, ...] = (), exemplar: Exemplar | None = None) -> None:
+        """`exemplar` is of the request that the value is about."""
+        series = self._series.get(labels)
+        if series is None:
+            series = self._series[labels] = self._inner.labels(*labels)
+        series.observe(value, exemplar)
 
     def collect(self) -> Iterable[Family]:
         return (Family(self.spec, metric) for metric in self._inner.collect() if metric.samples)
 
 
-def _exemplar(traceparent: str) -> dict[str, str] | None:
-    """Only a sampled trace can be opened."""
+def exemplar_of(traceparent: str) -> Exemplar | None:
+    """For what is measured of the request with this trace context. Only a sampled trace can be opened."""
     match = _SAMPLED_TRACEPARENT.fullmatch(traceparent)
     return None if match is None else {"trace_id": match[1], "span_id": match[2]}
 

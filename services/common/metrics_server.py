@@ -39,9 +39,10 @@ class MetricsServer:
     def _listen(self, port: int) -> WSGIServer:
         try:
             server, _ = start_http_server(port, self._host, self._registry)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
             raise ConfigError(
-                f"cannot serve metrics on {self._host}:{port}: {error.strerror}; choose another --metrics-port "
+                f"cannot serve metrics on {self._host}:{port}: {why}; choose another --metrics-port "
                 "(0 switches it off) or --metrics-host"
             ) from error
         return server

@@ -7,6 +7,7 @@ imported. There is no global provider: whoever makes spans is given a tracer.
 import logging
 import os
 import socket
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -32,6 +33,10 @@ _log = logs.get_logger(__name__)
 
 _CLOSE_S = 3.0
 """What a collector that hangs may hold the end of a process up."""
+
+_SWITCH_INTERVAL_S = 0.0002
+"""A batch of spans takes some ten milliseconds to encode. With the interpreter's default of 5 ms the thread that does
+it would hold the loop up by as much, each time that the loop has something to do."""
 
 _SCOPE = "tiercel"
 _CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
@@ -71,6 +76,7 @@ class Telemetry:
         from services.common.span_queue import SpanQueue
         from services.common.span_writer import SpanWriter
 
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL_S))
         max_queued = _positive_int("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
         self._span_queue = SpanQueue(span_exporter(target), max_queued)
         self._tracer_provider = TracerProvider(resource=self.resource, span_limits=SpanLimits(), shutdown_on_exit=False)

@@ -106,7 +106,8 @@ class Dispatcher:
         engine_id = front.engine_id(message.handle)
         if engine_id in self._live:
             # Its events could not be told from those of the request that has the handle now.
-            _log.error("handle used twice, submission ignored", extra=logs.fields(handle=message.handle))
+            with logs.of_request(message.request_id, message.trace.traceparent):
+                _log.error("handle used twice, submission ignored", extra=logs.fields(handle=message.handle))
             return
         record = RequestRecord(received_ns, len(message.prompt_token_ids))
         trace = self._spans.enter(record, trace_from_wire(message.trace, received_ns))
@@ -134,8 +135,10 @@ class Dispatcher:
             link.submit(request)
             live.record.on_routed(link.address, link.block_bytes, time.monotonic_ns())
         elif may_wait:
-            self._live[request.request_id].link = None
+            live = self._live[request.request_id]
+            live.link = None
             self._waiting_room.add(request)
+            live.record.on_parked(time.monotonic_ns())
         else:
             states = "; ".join(f"{link.address} is {link.state} ({link.detail})" for link in self.links)
             raise WorkerLost(f"no worker is ready: {states}; try again when one is")

@@ -32,9 +32,13 @@ class RequestRecord:
     clock_offset_ns: int = 0
     """From the monotonic clock to that of the trace."""
     routed_ns: int = 0
-    """When it was given to a worker's scheduler for the first time; 0: it was not."""
+    """When it was first given to a worker's scheduler, or began to wait for a worker; 0: neither."""
     worker: str = ""
     block_bytes: int = 0
+
+    def on_parked(self, now_ns: int) -> None:
+        """It waits for a worker."""
+        self.routed_ns = self.routed_ns or now_ns
 
     def on_routed(self, worker: str, block_bytes: int, now_ns: int) -> None:
         self.worker, self.block_bytes = worker, block_bytes

@@ -100,6 +100,9 @@ class CallSpan:
         }
         if report.ttft_ns:
             attributes["gen_ai.response.time_to_first_chunk"] = report.ttft_ns / 1e9
+        if model:
+            # A client may leave the model to us; dashboards group by this one all the same.
+            attributes["gen_ai.request.model"] = model
         span.set_attributes(attributes)
         if reasons:
             span.set_attribute("gen_ai.response.finish_reasons", list(reasons))

@@ -37,19 +37,20 @@ class CallWatch:
     ) -> Iterator["WatchedCall"]:
         """Around one call. Its errors pass through. `caller` is the client's span."""
         watched = WatchedCall(request, tenant, caller, self._telemetry)
-        with logs.of_request(watched.request_id, watched.traceparent):
-            try:
-                yield watched
-            except InferError as error:
-                self._on_ended(watched, "refused", error)
-                raise
-            except asyncio.CancelledError as error:
-                self._on_ended(watched, "cancelled", error)
-                raise
-            except Exception as error:
-                self._on_ended(watched, "refused", error)
-                raise
-            self._on_finished(watched)
+        # For the whole task: what becomes an error's status is logged behind this block.
+        logs.name_request(watched.request_id, watched.traceparent)
+        try:
+            yield watched
+        except InferError as error:
+            self._on_ended(watched, "refused", error)
+            raise
+        except asyncio.CancelledError as error:
+            self._on_ended(watched, "cancelled", error)
+            raise
+        except Exception as error:
+            self._on_ended(watched, "refused", error)
+            raise
+        self._on_finished(watched)
 
     def _on_finished(self, watched: "WatchedCall") -> None:
         finished = watched.finished

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from services.common.metric_spec import counter, gauge, histogram
-from services.common.metrics import Reading, ServiceMetrics
+from services.common.metrics import Exemplar, Reading, ServiceMetrics, exemplar_of
 from services.common.status import ERROR_KINDS
 from services.tokenizer.top_tenants import TopTenants
 from tiercel.v1 import common_pb2
@@ -171,16 +171,17 @@ class RequestMetrics:
         if call.error:
             self._refusals[call.error] += 1
         about = (call.operation, PROVIDER, call.model)
-        self._duration.observe(call.duration_ns / 1e9, (*about, call.error), call.traceparent)
+        exemplar = exemplar_of(call.traceparent)
+        self._duration.observe(call.duration_ns / 1e9, (*about, call.error), exemplar)
         if call.ttft_ns:
-            self._first_token.observe(call.ttft_ns / 1e9, about, call.traceparent)
+            self._first_token.observe(call.ttft_ns / 1e9, about, exemplar)
         if call.ttft_ns and not call.error and call.num_generated_tokens > 1:
             per_token_ns = (call.duration_ns - call.ttft_ns) / (call.num_generated_tokens - 1)
-            self._per_token.observe(per_token_ns / 1e9, about, call.traceparent)
+            self._per_token.observe(per_token_ns / 1e9, about, exemplar)
         if call.usage is not None:
-            self._count_usage(call.usage, tenant, call.traceparent)
+            self._count_usage(call.usage, tenant, exemplar)
         if call.report is not None:
-            self._time_phases(call.report, call.traceparent)
+            self._time_phases(call.report, exemplar)
 
     def _tenant(self, tenant: str) -> str:
         named = self._tenants.named
@@ -192,16 +193,16 @@ class RequestMetrics:
                     del series[key]
         return label
 
-    def _count_usage(self, usage: common_pb2.Usage, tenant: str, traceparent: str) -> None:
+    def _count_usage(self, usage: common_pb2.Usage, tenant: str, exemplar: Exemplar | None) -> None:
         for kind, num_tokens in (("input", usage.prompt_tokens), ("output", usage.completion_tokens)):
             self._tokens[kind] += num_tokens
             self._tenant_tokens[tenant, kind] += num_tokens
-            self._request_tokens.observe(num_tokens, (kind,), traceparent)
+            self._request_tokens.observe(num_tokens, (kind,), exemplar)
         cached = usage.cached_tokens
         for tier, num_tokens in (("device", cached.device), ("host", cached.host), ("disk", cached.disk)):
             self._cached[tier] += num_tokens
 
-    def _time_phases(self, report: common_pb2.RequestReport, traceparent: str) -> None:
+    def _time_phases(self, report: common_pb2.RequestReport, exemplar: Exemplar | None) -> None:
         phases = {
             "tokenize": report.tokenize_ns,
             "queue": report.queue_ns,
@@ -216,7 +217,7 @@ class RequestMetrics:
         for phase, duration_ns in phases.items():
             # A fetch or load that did not happen is not one that took no time.
             if duration_ns or phase not in ("fetch", "load"):
-                self._phase.observe(duration_ns / 1e9, (phase,), traceparent)
+                self._phase.observe(duration_ns / 1e9, (phase,), exemplar)
 
     def _read(self) -> Iterator[Reading]:
         for outcome, count in self._outcomes.items():

@@ -147,6 +147,9 @@ class FakeInference(inference_pb2_grpc.InferenceServicer):
         return inference_pb2.ListModelsResponse(models=[self._model()])
 
     def GetReport(self, request: inference_pb2.GetReportRequest, context: Any) -> inference_pb2.GetReportResponse:
+        known = {each.report.request_id: each for each in self.reports}
+        if request.request_id in known:
+            return known[request.request_id]
         if not request.request_id.startswith("fake-"):
             context.abort_with_status(
                 rich_status(

@@ -16,7 +16,7 @@ from services.common.config import LogFormat, ServiceConfig
 from services.common.server import ServiceHost
 from services.common.telemetry import Telemetry, make_resource, open_telemetry
 from tests.fakes.worker_service import FakeEngine
-from tests.otlp_metrics_receiver import metrics_receiver
+from tests.otlp_metrics_receiver import http_metrics_receiver, metrics_receiver
 from tests.scrape import Scrape, scrape
 from tests.services.conftest import VOCAB_SIZE
 from tests.services.stack import Stack, eventually, running_stack
@@ -176,13 +176,20 @@ async def test_a_given_port_that_is_taken_is_an_error_and_a_default_one_is_passe
         await started_host(ServiceConfig(metrics_port=taken.getsockname()[1]))
     with pytest.raises(ConfigError, match="--metrics-host"):
         await started_host(ServiceConfig(metrics_host="203.0.113.1"))
+    with pytest.raises(ConfigError, match="--metrics-port"):
+        await started_host(ServiceConfig(metrics_port=70_000))
     await first.stop()
     await second.stop()
 
 
-async def test_metrics_arrive_at_a_collector_as_a_service_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    with metrics_receiver() as receiver:
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+async def test_metrics_arrive_at_a_collector_as_a_service_leaves(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = metrics_receiver() if protocol == "grpc" else http_metrics_receiver()
+    with running as receiver:
         monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
         telemetry = await asyncio.to_thread(open_telemetry, "tokenizer", ServiceConfig(otlp=receiver.endpoint))
         assert not telemetry.is_tracing
         host = await started_host(ServiceConfig(), telemetry)
@@ -239,6 +246,10 @@ async def test_every_line_about_a_request_names_it_and_its_trace(model_directory
                 await generate(stack, address, request(top_p=7.0, request_id="bad"), metadata=metadata)
             with pytest.raises(grpc.aio.AioRpcError):
                 await generate(stack, address, request([1] * 100, request_id="late"), timeout=0.0001, metadata=metadata)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("services.tokenizer.service.validate", lambda *_: 1 // 0)
+                with pytest.raises(grpc.aio.AioRpcError, match="internal error"):
+                    await generate(stack, address, request(request_id="ours"), metadata=metadata)
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
@@ -249,6 +260,9 @@ async def test_every_line_about_a_request_names_it_and_its_trace(model_directory
     (finished,) = [line for line in about if line["message"] == "request finished"]
     assert finished["request_id"] == "good"
     assert finished["completion_tokens"] == 3
+    (internal,) = [line for line in lines if line["message"].startswith("internal error")]
+    assert (internal["request_id"], internal["trace_id"]) == ("ours", TRACE)
+    assert "ZeroDivisionError" in internal["exception"]
     (refused,) = [line for line in about if line["request_id"] == "bad"]
     assert (refused["kind"], "top_p" in refused["reason"]) == ("InvalidRequest", True)
     # Lines that belong to no request say nothing of one.

@@ -1,11 +1,14 @@
 """Whatever the collector does, requests do not notice: it hangs, rejects, dies and comes back."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from engine.errors import ConfigError
 from services.common.config import ServiceConfig
@@ -128,6 +131,34 @@ def test_what_is_queued_at_the_end_is_sent(collector: TraceCollector, monkeypatc
     telemetry.close()
     assert [span.service for span in collector.spans] == ["tiercel-worker"] * 5
     assert counts(telemetry) == SpanCounts(exported=5)
+
+
+def test_over_http_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies: dict[str, bytes] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies[self.path] = self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    serving = threading.Thread(target=server.serve_forever, daemon=True)
+    serving.start()
+    telemetry = open_telemetry("worker", ServiceConfig(otlp=f"http://127.0.0.1:{server.server_port}"))
+    telemetry.tracer.start_span("one").end()
+    telemetry.close()
+    server.shutdown()
+    server.server_close()
+    serving.join()
+    assert counts(telemetry) == SpanCounts(exported=1)
+    (spans,) = ExportTraceServiceRequest.FromString(bodies["/v1/traces"]).resource_spans
+    assert [span.name for scope in spans.scope_spans for span in scope.spans] == ["one"]
 
 
 ENDPOINT, TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"

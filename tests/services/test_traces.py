@@ -222,6 +222,37 @@ async def test_a_request_whose_worker_dies(model_directory: Path, collector: Tra
     assert [phase.name for phase in report.report.phases][:3] == ["tokenize", "kv.lookup", "queue"]
 
 
+async def test_a_request_that_waits_for_a_worker(model_directory: Path, collector: TraceCollector) -> None:
+    """It is routed only when one is there; the wait is a part of its queue."""
+    engine = FakeEngine(VOCAB_SIZE)
+    engine.loading_gate.clear()
+    async with running_stack(model_directory, otlp=collector.endpoint) as stack:
+        scheduler = await stack.start_scheduler([await stack.start_worker(engine)])
+        tokenizer = await stack.start_tokenizer(scheduler)
+        dispatcher = stack.scheduler().dispatcher
+        await eventually(lambda: any(link.state == "loading" for link in dispatcher.links), "the worker loads")
+        stub = stack.inference(tokenizer)
+
+        async def is_up() -> bool:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await stub.Tokenize(inference_pb2.TokenizeRequest(text="a"))
+                return True
+            return False
+
+        await eventually(is_up, "the tokenizer is loaded")
+        waiting = asyncio.create_task(generate(stack, tokenizer, request(max_tokens=3, request_id="early")))
+        await eventually(lambda: dispatcher.num_unrouted == 1, "the request waits for a worker")
+        waits_since_ns = time.monotonic_ns()
+        for _ in range(10):
+            assert await is_up()
+        waited_ns = time.monotonic_ns() - waits_since_ns
+        engine.loading_gate.set()
+        await waiting
+        tree = await tree_of(collector, "early")
+    assert_without_gaps(tree)
+    assert sum(span.duration_ns for span in tree["queue"]) >= waited_ns
+
+
 async def test_contents_are_recorded_on_request_only(
     model_directory: Path, collector: TraceCollector, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,6 +197,7 @@ def test_a_spec_survives_the_way_through_flags() -> None:
         config=Path("/c.toml"),
         ready_file=Path("/r.json"),
         log_dir=Path("/logs"),
+        otlp="http://collector:4317",
         is_private=True,
     )
     assert None not in [getattr(spec, name) for name in spec.__dataclass_fields__], "a new field needs a value here"
@@ -227,6 +228,17 @@ def test_internal_services_listen_on_this_machine_alone() -> None:
     plan = plan_stack(StackSpec(host="0.0.0.0"))
     assert "0.0.0.0" in plan.tokenizer_command(1, "a:1")
     assert "0.0.0.0" not in plan.worker_command(0) + plan.scheduler_command(0, ["a:1"])
+
+
+def test_every_service_is_told_of_the_collector() -> None:
+    plan = plan_stack(StackSpec(otlp="http://c:4317"))
+    for command in (plan.worker_command(0), plan.scheduler_command(0, ["a:1"]), plan.tokenizer_command(0, "a:1")):
+        assert command[command.index("--otlp") + 1] == "http://c:4317"
+
+
+def test_a_collector_that_is_none_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["up", "--otlp", "ftp://c"]) == 2
+    assert "--otlp" in capsys.readouterr().err
 
 
 def test_several_workers_share_the_cores() -> None:

@@ -18,7 +18,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from services.common.metric_spec import counter, gauge, histogram
-from services.common.metrics import Family, Reading, ServiceMetrics
+from services.common.metrics import Family, Reading, ServiceMetrics, exemplar_of
 from services.common.otlp_metrics import OtlpMetrics
 from services.tokenizer.top_tenants import NO_TENANT, OTHER_TENANTS, TopTenants
 
@@ -59,7 +59,7 @@ def test_an_observation_has_an_exemplar_exactly_when_its_trace_was_sampled(
     traceparent: str, has_exemplar: bool
 ) -> None:
     metrics = ServiceMetrics("test")
-    metrics.histogram(WAIT).observe(0.5, ("queue",), traceparent)
+    metrics.histogram(WAIT).observe(0.5, ("queue",), exemplar_of(traceparent))
     samples = families_of(metrics)[WAIT.name].metric.samples
     found = [(sample.labels["le"], sample.exemplar) for sample in samples if sample.exemplar is not None]
     if not has_exemplar:
@@ -129,7 +129,7 @@ def test_otlp_gets_buckets_one_by_one_with_their_exemplars() -> None:
     metrics = ServiceMetrics("test")
     wait = metrics.histogram(WAIT)
     for value in (0.05, 0.5, 0.5, 5, 50):
-        wait.observe(value, ("queue",), f"00-{TRACE}-{SPAN}-01" if value == 5 else "")
+        wait.observe(value, ("queue",), exemplar_of(f"00-{TRACE}-{SPAN}-01") if value == 5 else None)
     wait.observe(0.5, ("decode",))
     exporter = KeptExports()
     assert exported(metrics, exporter).counts.exported == 1

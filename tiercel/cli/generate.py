@@ -10,6 +10,7 @@ import click
 from tiercel.cli.console import Consoles
 from tiercel.cli.failure import EXIT_USAGE, CommandFailed
 from tiercel.cli.target import Address, borrowed_stack
+from tiercel.cli.tracing import tracing
 from tiercel.cli.values import BoundedFloat, Target, TokenIds
 from tiercel.client import (
     ChatMessage,
@@ -47,6 +48,7 @@ NS_PER_MS = 1e6
 @click.option("--target", type=Target(), help="The stack to ask, by its address.")
 @click.option("--port", type=click.IntRange(1, 65535), help="The stack to ask, by its port on this machine.")
 @click.option("--ca", type=click.Path(path_type=Path), help="PEM file of the authority to trust; switches TLS on.")
+@click.option("--otlp", metavar="ENDPOINT", help="OpenTelemetry collector that this command's span goes to.")
 @click.pass_obj
 def generate(
     consoles: Consoles,
@@ -59,6 +61,7 @@ def generate(
     target: str | None,
     port: int | None,
     ca: Path | None,
+    otlp: str | None,
     **sampling: Any,
 ) -> int:
     """Answer PROMPT; `-` reads it from standard input.
@@ -67,7 +70,7 @@ def generate(
     """
     asked = _prompt(prompt, prompt_ids, as_chat)
     options = given_options(sampling)
-    with borrowed_stack(Address(target, port, ca), model, consoles.err) as client:
+    with tracing(otlp), borrowed_stack(Address(target, port, ca), model, consoles.err) as client:
         if as_json:
             completion = client.generate(asked, **options)
             consoles.write(json.dumps(as_object(completion, "logprobs" in options), ensure_ascii=False) + "\n")
@@ -187,6 +190,9 @@ def _report(report: RequestReport) -> dict[str, Any]:
         "ttft_ms": report.ttft_ns / NS_PER_MS,
         "e2e_ms": report.e2e_ns / NS_PER_MS,
         "tokenize_ms": report.tokenize_ns / NS_PER_MS,
+        "lookup_ms": report.lookup_ns / NS_PER_MS,
+        "transit_ms": report.transit_ns / NS_PER_MS,
+        "detokenize_ms": report.detokenize_ns / NS_PER_MS,
         "preemptions": report.preemptions,
         "prefill_chunks": report.prefill_chunks,
         "worker": report.worker,

@@ -12,7 +12,7 @@ from tiercel.cli import background, health, stack_record
 from tiercel.cli.failure import EXIT_USAGE, CommandFailed
 from tiercel.cli.progress import SilentReporter, TerminalReporter
 from tiercel.cli.stack_record import StackRecord
-from tiercel.cli.stack_spec import DEFAULT_PORT, LOOPBACK, StackSpec
+from tiercel.cli.stack_spec import DEFAULT_PORT, LOOPBACK, Role, StackSpec
 from tiercel.client import Client
 
 _PROBE_S = 1.0
@@ -63,6 +63,17 @@ def running_stack(address: Address) -> Client | None:
     default = f"{LOOPBACK}:{DEFAULT_PORT}"
     # It may have been started by other means, in a container for instance.
     return _client(default, address.ca) if health.is_serving(default, _PROBE_S) else None
+
+
+def front_doors(address: Address) -> list[Client]:
+    """A client of each front door of the stack that `address` means, where several are known; empty: none runs."""
+    first = running_stack(address)
+    if first is None:
+        return []
+    record = recorded_stack(address)
+    others = [] if record is None else record.addresses.get(Role.TOKENIZER, [])
+    ca = address.ca or (None if record is None or record.tls_ca is None else Path(record.tls_ca))
+    return [first, *(_client(other, ca) for other in others if other != first.target)]
 
 
 def _client(target: str, ca: Path | None) -> Client:

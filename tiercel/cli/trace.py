@@ -1,5 +1,6 @@
 """`infer-cli trace`: where a request's time went, without any collector."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from tiercel.cli.console import Consoles
 from tiercel.cli.failure import CommandFailed
 from tiercel.cli.jaeger import jaeger_trace
 from tiercel.cli.tables import table
-from tiercel.cli.target import Address, running_stack
+from tiercel.cli.target import Address, front_doors
 from tiercel.cli.values import Target
 from tiercel.cli.waterfall import accounted_ns, show_waterfall
 from tiercel.client import Client, EndedRequest, ReportPhase
@@ -57,11 +58,13 @@ def trace(
     if as_json and shape == "jaeger":
         raise click.UsageError("--json is --format json; give one of them")
     shape = "json" if as_json else shape
-    client = running_stack(Address(target, port, ca))
-    if client is None:
+    clients = front_doors(Address(target, port, ca))
+    if not clients:
         raise CommandFailed("no stack is running; start one with `infer-cli up`")
-    with client:
-        requests = _asked_for(client, request_id, slowest, latest)
+    with contextlib.ExitStack() as open_clients:
+        for client in clients:
+            open_clients.enter_context(client)
+        requests = _asked_for(clients, request_id, slowest, latest)
     if shape == "jaeger":
         consoles.write(json.dumps({"data": [jaeger_trace(request) for request in requests]}) + "\n")
     elif shape == "json":
@@ -75,17 +78,32 @@ def trace(
 
 
 def _asked_for(
-    client: Client, request_id: str | None, slowest: int | None, latest: int | None
+    clients: Sequence[Client], request_id: str | None, slowest: int | None, latest: int | None
 ) -> Sequence[EndedRequest]:
+    """Each front door knows the requests that came to it."""
     if request_id is None:
-        return client.ended_requests(slowest or latest or 10, slowest=slowest is not None)
-    try:
-        return [client.ended_request(request_id)]
-    except NotFound as error:
-        raise CommandFailed(
-            f"{error.message}; `infer-cli trace` lists those that are remembered, and a request that still runs "
-            "has no report yet"
-        ) from None
+        limit = slowest or latest or 10
+        found = [each for client in clients for each in client.ended_requests(limit, slowest=slowest is not None)]
+        if len(clients) > 1:
+            found.sort(key=_duration_ns if slowest is not None else _ended_ns, reverse=True)
+        return found[:limit]
+    reason = ""
+    for client in clients:
+        try:
+            return [client.ended_request(request_id)]
+        except NotFound as error:
+            reason = error.message
+    raise CommandFailed(
+        f"{reason}; `infer-cli trace` lists those that are remembered, and a request that still runs has no report yet"
+    )
+
+
+def _duration_ns(request: EndedRequest) -> int:
+    return request.report.e2e_ns
+
+
+def _ended_ns(request: EndedRequest) -> int:
+    return request.report.received_unix_ns + request.report.e2e_ns
 
 
 def _show_list(consoles: Consoles, requests: Sequence[EndedRequest]) -> None:

@@ -102,8 +102,9 @@ def _line(row: Row, e2e_ns: int, width: int) -> Text:
     share = 100 * phase.duration_ns / e2e_ns
     line = Text(f"{name:<14}{_ms(phase.start_ns):>10}{_ms(phase.duration_ns):>11}{share:>6.1f} %   ")
     colour = _COLOURS.get(PhaseName(phase.name), "default") if phase.name in list(PhaseName) else "default"
-    line.append(_bar(phase.start_ns / e2e_ns, phase.end_ns / e2e_ns, width), style=colour)
-    return line.append(f"  {about(phase)}".rstrip(), style="dim")
+    bar, words = _bar(phase.start_ns / e2e_ns, phase.end_ns / e2e_ns, width), about(phase)
+    line.append(bar if words else bar.rstrip(), style=colour)
+    return line.append(f"  {words}" if words else "", style="dim")
 
 
 def _bar(start: float, end: float, width: int) -> str:

@@ -2,15 +2,19 @@
 
 Made with whatever tracer provider the program has set; without one nothing is made, and the context of a span that
 is current goes to the server all the same.
+
+Below it are two spans `transport`: what the client has seen of the call's time that the front door has not, before the
+first piece of the answer and after it. Both are lengths of time by the client's clock, so no clock of a server matters.
 """
 
+import time
 from collections.abc import Sequence
 
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from tiercel.client.events import Event, Finished, Started
+from tiercel.client.events import Delta, Event, Finished, RequestReport, Started
 from tiercel.errors import Cancelled, TiercelError
 from tiercel.v1 import inference_pb2
 
@@ -39,7 +43,16 @@ class CallTrace:
         tracer = trace.get_tracer("tiercel.client")
         given = {name: value for name, value in metadata if name in _PROPAGATOR.fields}
         context = _PROPAGATOR.extract(given) if given else None
-        self._span = tracer.start_span(f"{operation} {request.model}".strip(), context, SpanKind.CLIENT, attributes)
+        self._tracer = tracer
+        self._start_unix_ns, self._start_ns = time.time_ns(), time.monotonic_ns()
+        self._ttft_ns = 0
+        self._span = tracer.start_span(
+            f"{operation} {request.model}".strip(),
+            context,
+            SpanKind.CLIENT,
+            attributes,
+            start_time=self._start_unix_ns,
+        )
         self._has_ended = False
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -52,6 +65,8 @@ class CallTrace:
         if not self._span.is_recording():
             return
         match event:
+            case Delta():
+                self._ttft_ns = self._ttft_ns or time.monotonic_ns() - self._start_ns
             case Started(request_id=request_id, model=model, prompt_tokens=num_tokens):
                 self._span.update_name(f"{self._operation} {model}")
                 self._span.set_attribute("gen_ai.request.model", model)
@@ -62,10 +77,25 @@ class CallTrace:
                 self._span.set_attribute("gen_ai.usage.output_tokens", usage.completion_tokens)
                 self._span.set_attribute("gen_ai.usage.cache_read.input_tokens", usage.cached_tokens.total)
                 self._span.set_attribute("gen_ai.response.finish_reasons", [str(each.reason) for each in choices])
-                self._span.set_attribute("gen_ai.response.time_to_first_chunk", report.ttft_ns / 1e9)
+                self._span.set_attribute("gen_ai.response.time_to_first_chunk", self._ttft_ns / 1e9)
+                self._tell_transport(report)
                 self.end()
             case _:
                 pass
+
+    def _tell_transport(self, report: RequestReport) -> None:
+        e2e_ns = time.monotonic_ns() - self._start_ns
+        total_ns = max(0, e2e_ns - report.e2e_ns)
+        before_ns = min(total_ns, max(0, self._ttft_ns - report.ttft_ns)) if self._ttft_ns else total_ns
+        context = trace.set_span_in_context(self._span)
+        for direction, start_ns, length_ns in (
+            ("request", 0, before_ns),
+            ("response", before_ns + report.e2e_ns, total_ns - before_ns),
+        ):
+            attributes = {"tiercel.direction": direction}
+            start_unix_ns = self._start_unix_ns + start_ns
+            span = self._tracer.start_span("transport", context, attributes=attributes, start_time=start_unix_ns)
+            span.end(start_unix_ns + length_ns)
 
     def end(self, error: TiercelError | None = None) -> None:
         if self._has_ended:
@@ -75,4 +105,4 @@ class CallTrace:
             self._span.set_attribute("error.type", type(error).__name__)
             if not isinstance(error, Cancelled):
                 self._span.set_status(Status(StatusCode.ERROR, error.message))
-        self._span.end()
+        self._span.end(self._start_unix_ns + time.monotonic_ns() - self._start_ns)
