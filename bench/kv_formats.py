@@ -64,4 +64,4 @@ class RoundedAttention:
         return self._inner.plan(batch)
 
     def run(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, plan: AttnPlan) -> torch.Tensor:
-        return self._inner.run(q, self._rounding(k), self._rounding(v), layer, plan)
+        return self._inner.run(q, self._rounding(k).to(k.dtype), self._rounding(v).to(v.dtype), layer, plan)

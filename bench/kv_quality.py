@@ -116,7 +116,7 @@ def trained_model(path: Path, samples: int) -> Iterator[Measure]:
     chats = [encode_chat(tokenizer, conversation(seed, CHAT_TOKENS, test=True), CHAT_TOKENS) for seed in range(samples)]
     yield from compare_texts(path.name, loaded, [ids for ids, _ in chats])
     yield from predictions(path.name, loaded, chats)
-    in_bf16 = load_model(path, dtype=torch.bfloat16, device=torch.device("cpu"))
+    in_bf16 = load_model(path, dtype=torch.bfloat16, device=torch.device("cpu"), isa=None)
     yield bf16_agreement(path.name, loaded, in_bf16, [ids for ids, _ in chats])
     for distance in DISTANCES:
         if distance + 200 <= loaded.max_model_tokens:

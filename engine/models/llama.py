@@ -155,7 +155,7 @@ class LlamaModel:
             assert isinstance(attention, NativeAttention)
             assert isinstance(plan, NativePlan)
             cos, sin, rows = self.rope.tables(positions, num_prompt_tokens)
-            return self._native.hidden(token_ids, cos, sin, rows, attention, plan)
+            return self._native.hidden(token_ids.int(), cos, sin, rows, attention, plan)
         hidden = F.embedding(token_ids, self._embedding)
         cos, sin = self.rope.cos_sin(positions, num_prompt_tokens)
         for layer in self._layers:

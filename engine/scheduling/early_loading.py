@@ -119,7 +119,10 @@ class EarlyLoader:
         rows = [Row(keys[i], i, block, slot) for (i, slot), block in zip(to_load, blocks, strict=True)]
         if not wait.is_waiting:
             # What is left of the loads when the fetch is over is waited for; the rest hides behind the fetch.
-            wait.sequence.enter(Phase.LOAD, now_ns).num_wanted_blocks = len(rows)
+            stretch = wait.sequence.stretch
+            if stretch is None or stretch.phase is not Phase.LOAD:
+                stretch = wait.sequence.enter(Phase.LOAD, now_ns)
+            stretch.num_wanted_blocks += len(rows)
         size = config.max_transfer_blocks
         for start in range(0, len(rows), size):
             some = rows[start : start + size]

@@ -193,7 +193,7 @@ def test_the_native_backend_is_the_choice_on_the_cpu() -> None:
 def test_where_the_kernels_cannot_be_had_torch_attends_and_the_log_says_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def missing() -> None:
+    def missing(_isa: str) -> None:
         raise KernelsUnavailable("no C++ compiler was found")
 
     monkeypatch.setattr(choice, "load_kernels", missing)

@@ -82,6 +82,7 @@ class AsyncCompletionStream:
                     continue
                 raise
             if not isinstance(message, inference_pb2.GenerateEvent):
+                self._trace.end()
                 raise StopAsyncIteration
             self._received = True
             if (event := wire.event(message)) is not None:
@@ -101,6 +102,11 @@ class AsyncCompletionStream:
 
     async def aclose(self) -> None:
         self.cancel()
+
+    def __del__(self) -> None:
+        # Whoever has seen `Finished` may read no further.
+        if self._trace is not None:
+            self._trace.end()
 
     async def __aenter__(self) -> Self:
         return self

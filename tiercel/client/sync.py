@@ -61,6 +61,9 @@ class CompletionStream:
             except grpc.RpcError as error:
                 self._wait_or_raise(error)
                 continue
+            except StopIteration:
+                self._trace.end()
+                raise
             self._received = True
             if (event := wire.event(message)) is not None:
                 self._trace.on_event(event)
@@ -73,6 +76,10 @@ class CompletionStream:
         self._trace.end(_cancelled())
 
     close = cancel
+
+    def __del__(self) -> None:
+        # Whoever has seen `Finished` may read no further.
+        self._trace.end()
 
     def __enter__(self) -> Self:
         return self

@@ -22,7 +22,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class CallTrace:
-    """From the first attempt to the end of the answer. Ended once; what comes after that changes nothing."""
+    """From the first attempt until the call is over. Ended once; what comes after that changes nothing."""
 
     def __init__(
         self, request: inference_pb2.GenerateRequest, metadata: Sequence[tuple[str, str]], target: str
@@ -53,6 +53,7 @@ class CallTrace:
             attributes,
             start_time=self._start_unix_ns,
         )
+        self._report: RequestReport | None = None
         self._has_ended = False
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -78,8 +79,8 @@ class CallTrace:
                 self._span.set_attribute("gen_ai.usage.cache_read.input_tokens", usage.cached_tokens.total)
                 self._span.set_attribute("gen_ai.response.finish_reasons", [str(each.reason) for each in choices])
                 self._span.set_attribute("gen_ai.response.time_to_first_chunk", self._ttft_ns / 1e9)
-                self._tell_transport(report)
-                self.end()
+                # The call's status is still to come, and the caller waits for it.
+                self._report = report
             case _:
                 pass
 
@@ -101,7 +102,9 @@ class CallTrace:
         if self._has_ended:
             return
         self._has_ended = True
-        if error is not None and self._span.is_recording():
+        if self._report is not None:
+            self._tell_transport(self._report)
+        elif error is not None and self._span.is_recording():
             self._span.set_attribute("error.type", type(error).__name__)
             if not isinstance(error, Cancelled):
                 self._span.set_status(Status(StatusCode.ERROR, error.message))
