@@ -84,8 +84,7 @@ class CallTrace:
             case _:
                 pass
 
-    def _tell_transport(self, report: RequestReport) -> None:
-        e2e_ns = time.monotonic_ns() - self._start_ns
+    def _tell_transport(self, report: RequestReport, e2e_ns: int) -> None:
         total_ns = max(0, e2e_ns - report.e2e_ns)
         before_ns = min(total_ns, max(0, self._ttft_ns - report.ttft_ns)) if self._ttft_ns else total_ns
         context = trace.set_span_in_context(self._span)
@@ -102,10 +101,11 @@ class CallTrace:
         if self._has_ended:
             return
         self._has_ended = True
+        e2e_ns = time.monotonic_ns() - self._start_ns
         if self._report is not None:
-            self._tell_transport(self._report)
+            self._tell_transport(self._report, e2e_ns)
         elif error is not None and self._span.is_recording():
             self._span.set_attribute("error.type", type(error).__name__)
             if not isinstance(error, Cancelled):
                 self._span.set_status(Status(StatusCode.ERROR, error.message))
-        self._span.end(self._start_unix_ns + time.monotonic_ns() - self._start_ns)
+        self._span.end(self._start_unix_ns + e2e_ns)
