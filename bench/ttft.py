@@ -56,9 +56,10 @@ def block_bytes(shape: Shape, kv_dtype: str) -> int:
 class Subject:
     """A stack over one cache directory, with room on the device for one prompt and a bit."""
 
-    def __init__(self, shape: Shape, prompt_tokens: int, kv_dtype: str, disk_limit: str, folder: Path) -> None:
+    def __init__(self, shape: Shape, prompt_tokens: int, kv_dtype: str, settings: dict[str, str], folder: Path) -> None:
+        """`settings` are the worker's."""
         config = folder / "tiercel.toml"
-        config.write_text(f'[worker]\ndisk_read_limit = "{disk_limit}"\n')
+        config.write_text("\n".join(["[worker]", *(f'{key} = "{value}"' for key, value in settings.items()), ""]))
         self._folder = folder
         self._prompt_tokens = prompt_tokens
         self._vocab_size = shape.vocab_size
@@ -115,11 +116,11 @@ class Subject:
 
 
 def measure(
-    shape: Shape, prompt_tokens: int, kv_dtype: str, rounds: int, disk_limit: str, folder: Path
+    shape: Shape, prompt_tokens: int, kv_dtype: str, rounds: int, settings: dict[str, str], folder: Path
 ) -> dict[str, list[Sample]]:
     """`rounds` samples for each place, every one with a prompt of its own. A restart lies before each disk hit."""
     samples: dict[str, list[Sample]] = {place: [] for place in PLACES}
-    subject = Subject(shape, prompt_tokens, kv_dtype, disk_limit, folder)
+    subject = Subject(shape, prompt_tokens, kv_dtype, settings, folder)
     subject.start()
     for number in range(rounds):
         prompt, others = subject.prompt(number), [subject.prompt(1000 * (1 + number) + i) for i in range(2)]
@@ -153,16 +154,32 @@ def measure(
 @click.option("--kv-dtype", type=click.Choice(["fp8", "bf16", "fp16", "fp32"]), default="fp8", show_default=True)
 @click.option("--rounds", default=3, show_default=True, help="Samples per place.")
 @click.option("--disk-limit", default="0", show_default=True, help="SIZE a second that fetches may read; 0: no limit.")
+@click.option(
+    "--cpu-kernels",
+    type=click.Choice(["auto", "amx", "avx512", "avx2", "off"]),
+    default="auto",
+    show_default=True,
+    help="Best instruction set of the worker's kernels.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
-def main(shape_name: str, lengths: tuple[int, ...], kv_dtype: str, rounds: int, disk_limit: str, as_json: bool) -> None:
+def main(
+    shape_name: str,
+    lengths: tuple[int, ...],
+    kv_dtype: str,
+    rounds: int,
+    disk_limit: str,
+    cpu_kernels: str,
+    as_json: bool,
+) -> None:
     """Print TTFT for a prompt that is nowhere, on the device, in host memory and on disk."""
     shape = SHAPES[shape_name]
+    settings = {"disk_read_limit": disk_limit, "cpu_kernels": cpu_kernels}
     found: dict[int, dict[str, list[Sample]]] = {}
     for length in lengths:
         # Two blocks of positions are left for the answer.
         prompt_tokens = min(length, shape.max_position_embeddings - 2 * BLOCK_TOKENS)
         with tempfile.TemporaryDirectory(prefix="tiercel-ttft-") as folder:
-            found[prompt_tokens] = measure(shape, prompt_tokens, kv_dtype, rounds, disk_limit, Path(folder))
+            found[prompt_tokens] = measure(shape, prompt_tokens, kv_dtype, rounds, settings, Path(folder))
     if as_json:
         click.echo(
             json.dumps(
@@ -177,8 +194,11 @@ def main(shape_name: str, lengths: tuple[int, ...], kv_dtype: str, rounds: int, 
     table = Table(*columns, "found: device / host / disk")
     for prompt_tokens, samples in found.items():
         _add_rows(table, prompt_tokens, samples)
-    Console().print(f"{shape_name} shape, KV {kv_dtype}, median of {rounds}; fetch to other: ms of TTFT")
-    Console().print(table)
+    console = Console(width=max(Console().width, 130))
+    console.print(
+        f"{shape_name} shape, KV {kv_dtype}, kernels {cpu_kernels}, median of {rounds}; fetch to other: ms of TTFT"
+    )
+    console.print(table)
 
 
 def _add_rows(table: Table, prompt_tokens: int, samples: dict[str, list[Sample]]) -> None:
