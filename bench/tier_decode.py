@@ -34,6 +34,9 @@ from kvstore.transfer import NO_TENANT, MoveKind, Transfer, TransferResult
 CPU = torch.device("cpu")
 BLOCK_SIZE = 16
 WORK = StepWork("decode, 8 rows at 512", 8, 511, 1)
+BASE_STEPS = 250
+"""About as many as pass while something moves: the first few of a burst are the fastest."""
+
 ROWS_PER_TRANSFER = 64
 NAMESPACE = b"bench.tier_decode".ljust(32, b".")
 KINDS = (MoveKind.SPILL, MoveKind.LOAD, MoveKind.PERSIST, MoveKind.FETCH)
@@ -136,7 +139,7 @@ def measure(
     def phase(kind: MoveKind | None) -> Phase:
         started = time.perf_counter()
         if kind is None:
-            return Phase([step() for _ in range(20)], 0.0)
+            return Phase([step() for _ in range(BASE_STEPS)], 0.0)
         mover.start(kind)
         steps: list[float] = []
         while not mover.is_done:

@@ -28,7 +28,7 @@ _MAX_DEFAULT_HOST_BYTES = 4 << 30
 _MAX_DEFAULT_DISK_BYTES = 8 << 30
 
 # The model computes on all cores, and one of its threads held up holds them all up: short pieces, and pauses.
-CPU_LIMITS = ExecutorLimits(piece_bytes=2 << 20, urgent_share=0.07, background_share=0.05)
+CPU_LIMITS = ExecutorLimits(piece_bytes=2 << 20, urgent_share=0.035, background_share=0.02)
 
 _SETTLE_S = 30.0
 _CLOSE_S = 5.0

@@ -108,5 +108,9 @@ void tiercel_attention_layer(
     kernels->attention_layer(*kv, layer, window, *batch, *work, heads(q, 0), heads(k, 1), heads(v, 2), heads(out, 3));
 }
 
+void tiercel_stream_copy(const tiercel::Kernels* kernels, uint8_t* target, const uint8_t* source, int64_t bytes) {
+    kernels->stream_copy(target, source, bytes);
+}
+
 }  // extern "C"
 #pragma GCC visibility pop

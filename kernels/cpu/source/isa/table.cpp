@@ -3,6 +3,7 @@
 #include "attention.h"
 #include "ceilings.h"
 #include "decoder.h"
+#include "stream_copy.h"
 
 namespace tiercel::TIERCEL_ISA {
 
@@ -17,6 +18,7 @@ const Kernels& kernels() {
         decoder_logits,
         attention_shape,
         attention_layer,
+        stream_copy,
     };
     return table;
 }
