@@ -87,6 +87,7 @@ def _compile(compiler: str, scratch: Path, path: Path) -> None:
     for source in sorted(SOURCE.glob("*.cpp")):
         objects.append(str(scratch / f"{source.stem}.o"))
         jobs.append([compiler, *_FLAGS, "-march=x86-64", "-c", str(source), "-o", objects[-1]])
+    # The least first: of an inline function that several define, a standard header's too, the linker keeps the first.
     for isa, flags in _ISA_FLAGS.items():
         for source in sorted((SOURCE / "isa").glob("*.cpp")):
             objects.append(str(scratch / f"{isa}-{source.stem}.o"))

@@ -90,12 +90,10 @@ private:
     void before_attention(const Range& range, int64_t layer) {
         const DecoderLayer& weights = model_.layers[layer];
         norm(range, weights.input_norm);
-        const auto qkv_at = [&](int64_t row, int64_t output) {
-            return scratch_.qkv + (range.first + row) * qkv_stride_ + output;
-        };
-        multiply(normed(range), normed_stride_, range.size(), weights.qkv, range.team, qkv_at,
+        multiply(normed(range), normed_stride_, range.size(), weights.qkv, range.team,
                  [&](int64_t row, int64_t output, const float* sums) {
-                     std::memcpy(qkv_at(row, output), sums, kPanel * sizeof(float));
+                     std::memcpy(scratch_.qkv + (range.first + row) * qkv_stride_ + output, sums,
+                                 kPanel * sizeof(float));
                  });
         range.team.barrier();
         const int64_t first_k = model_.num_heads, first_v = first_k + model_.num_kv_heads;
@@ -111,12 +109,9 @@ private:
         add(range, scratch_.attended + range.first * attended_stride_, attended_stride_, weights.output);
         norm(range, weights.mlp_norm);
         bf16* activated = scratch_.activated + range.row * activated_stride_;
-        const auto activated_at = [&](int64_t row, int64_t output) {
-            return activated + row * activated_stride_ + output / 2;
-        };
-        multiply(normed(range), normed_stride_, range.size(), weights.gate_up, range.team, activated_at,
+        multiply(normed(range), normed_stride_, range.size(), weights.gate_up, range.team,
                  [&](int64_t row, int64_t output, const float* sums) {
-                     silu_mul(sums, sums + 16, activated_at(row, output));
+                     silu_mul(sums, sums + 16, activated + row * activated_stride_ + output / 2);
                  });
         range.team.barrier();
         add(range, activated, activated_stride_, weights.down);
@@ -145,12 +140,9 @@ private:
 
     void add(const Range& range, const bf16* x, int64_t stride, const PackedLinear& linear) {
         const int64_t size = model_.hidden_size;
-        const auto hidden_at = [&](int64_t row, int64_t output) {
-            return step_.hidden + (range.first + row) * size + output;
-        };
-        multiply(x, stride, range.size(), linear, range.team, hidden_at,
+        multiply(x, stride, range.size(), linear, range.team,
                  [&](int64_t row, int64_t output, const float* sums) {
-                     float* hidden = hidden_at(row, output);
+                     float* hidden = step_.hidden + (range.first + row) * size + output;
                      const int64_t count = std::min(kPanel, size - output);
                      int64_t i = 0;
                      for (; i + Vec::kLanes <= count; i += Vec::kLanes)
@@ -209,10 +201,9 @@ void decoder_logits(const Decoder& model, const float* hidden, int64_t num_rows,
                              normed + row * stride);
             });
             team.barrier();
-            const auto logits_at = [&](int64_t row, int64_t output) { return logits + (start + row) * outputs + output; };
-            multiply(normed, stride, count, model.lm_head, team, logits_at,
+            multiply(normed, stride, count, model.lm_head, team,
                      [&](int64_t row, int64_t output, const float* sums) {
-                         std::memcpy(logits_at(row, output), sums, kPanel * sizeof(float));
+                         std::memcpy(logits + (start + row) * outputs + output, sums, kPanel * sizeof(float));
                      });
             team.barrier();
         }

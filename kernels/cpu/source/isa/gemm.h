@@ -32,17 +32,9 @@ inline int64_t row_stride(int64_t size) { return (size + 31) / 32 * 32 + 32; }
 void multiply_panel(const bf16* a, int64_t a_stride, int64_t num_rows, const bf16* panel, int64_t num_inputs, float* c,
                     const bf16* ahead, int64_t num_lines);
 
-// What a panel of a row of fp32 takes up: two lines, brought near for writing.
-inline void fetch_lines(const void* p) {
-    __builtin_prefetch(p, 1, 3);
-    __builtin_prefetch(static_cast<const char*>(p) + 64, 1, 3);
-}
-
-// Calls done(row, first_output, c) for each row and panel, c being the panel's 32 sums with the bias added, which it
-// uses at where(row, first_output).
-template <typename Where, typename Done>
-void multiply(const bf16* a, int64_t a_stride, int64_t num_rows, const PackedLinear& w, Team& team, const Where& where,
-              const Done& done) {
+// Calls done(row, first_output, c) for each row and panel, c being the panel's 32 sums with the bias added.
+template <typename Done>
+void multiply(const bf16* a, int64_t a_stride, int64_t num_rows, const PackedLinear& w, Team& team, const Done& done) {
     constexpr int64_t kTasksPerThread = 8;
     // A block of A stays in the second cache while the panels, which come from further away, pass once for each block.
     const int64_t block_rows = w.num_inputs <= 2048 ? 256 : 128;
@@ -65,7 +57,7 @@ void multiply(const bf16* a, int64_t a_stride, int64_t num_rows, const PackedLin
             for (int64_t row = first_row; row < last_row; row += kRows) {
                 const int64_t rows = last_row - row < kRows ? last_row - row : kRows;
                 multiply_panel(a + row * a_stride, a_stride, rows, weight, w.num_inputs, c, ahead, ahead_lines);
-                    ahead += ahead_lines * 32;
+                ahead += ahead_lines * 32;
                 for (int64_t i = 0; i < rows; ++i) {
                     float* sums = c + i * kPanel;
                     if (bias)
