@@ -44,10 +44,8 @@ class Event:
 class FakeCuda:
     """In place of the module `torch.cuda`."""
 
-    Stream = Stream
-    Event = Event
-
     def __init__(self) -> None:
+        self.Stream, self.Event = Stream, Event
         self.compute = Stream()
         self._current = self.compute
 
