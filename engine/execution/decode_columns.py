@@ -30,15 +30,17 @@ class DecodeInputs:
     """int64 [rows]: of each row's sequence."""
     attention: DecodeBuffers
 
-    def first(self, num_rows: int) -> "DecodeInputs":
-        """The same tensors' first rows."""
+    def first(self, num_rows: int, num_blocks: int) -> "DecodeInputs":
+        """The same tensors' first rows, with the table's first columns."""
         buffers = self.attention
         return DecodeInputs(
             self.token_entries[:num_rows],
             self.positions[:num_rows],
             self.num_prompt_tokens[:num_rows],
             DecodeBuffers(
-                buffers.context_lens[:num_rows], buffers.block_table[:num_rows], buffers.write_slots[:num_rows]
+                context_lens=buffers.context_lens[:num_rows],
+                block_table=buffers.block_table[:num_rows, :num_blocks],
+                write_slots=buffers.write_slots[:num_rows],
             ),
         )
 

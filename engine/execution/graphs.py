@@ -4,8 +4,12 @@ A graph computes for a fixed number of rows, from the ids of their inputs to the
 `BatchBuilder` puts those of every decode step, so nothing is copied for it; a step of fewer rows takes the next larger
 graph, whose rows behind the batch are padding: they read position 0 of the first slot, write no K and V, and their
 logits are ignored. Sampling comes after it.
+
+The launches of attention cover the widest context that a graph is for, whatever the rows hold, and what is idle in them
+costs time too. So there is a graph for some widths each, and a step takes the least that holds its longest row.
 """
 
+import itertools
 import logging
 import time
 from bisect import bisect_left
@@ -25,6 +29,11 @@ _cuda: Any = torch.cuda  # its classes have no annotations
 _STEP = 8
 _WIDE_STEP = 16
 _WIDE_FROM = 256
+
+_FIRST_CONTEXT_TOKENS = 4096
+_CONTEXT_FACTOR = 4
+
+_LOGGED_EVERY = 16
 
 
 class Graph(Protocol):
@@ -69,6 +78,16 @@ def ladder(max_rows: int) -> list[int]:
     return [*(rows for rows in steps if rows < max_rows), max_rows]
 
 
+def context_ladder(max_blocks: int, block_size: int) -> list[int]:
+    """Widths of block tables that have graphs, rising: for 4096 tokens, four times as many, and so on, and the last."""
+    widths: list[int] = []
+    num_tokens = _FIRST_CONTEXT_TOKENS
+    while num_tokens < max_blocks * block_size:
+        widths.append(-(-num_tokens // block_size))
+        num_tokens *= _CONTEXT_FACTOR
+    return [*(width for width in widths if width < max_blocks), max_blocks]
+
+
 def why_not(model: LlamaModel, attention: object) -> str | None:
     """Why decode steps of this model cannot be captured, or None."""
     if not isinstance(attention, RefillableAttention):
@@ -79,7 +98,7 @@ def why_not(model: LlamaModel, attention: object) -> str | None:
 
 
 class DecodeGraphs:
-    """A graph for each rung of the ladder. Owns them, and the buffer that their logits go to."""
+    """Graphs for numbers of rows and widths of context. Owns them, and the buffer that their logits go to."""
 
     def __init__(
         self,
@@ -87,6 +106,7 @@ class DecodeGraphs:
         attention: RefillableAttention,
         tokens: torch.Tensor,
         inputs: DecodeInputs,
+        block_size: int,
         recorder: GraphRecorder,
     ) -> None:
         """Record them all, the largest first, so that the smaller ones find their memory in the pool.
@@ -96,32 +116,43 @@ class DecodeGraphs:
         self._model = model
         self._attention = attention
         self._tokens = tokens
-        self.sizes = ladder(len(inputs.positions))
-        self._logits = torch.empty(self.sizes[-1], model.config.vocab_size, dtype=model.dtype, device=tokens.device)
-        self._graphs: dict[int, Graph] = {}
+        self._block_size = block_size
+        self._sizes = ladder(len(inputs.positions))
+        self._widths = context_ladder(inputs.attention.block_table.shape[1], block_size)
+        self._logits = torch.empty(self._sizes[-1], model.config.vocab_size, dtype=model.dtype, device=tokens.device)
+        self._graphs: dict[tuple[int, int], Graph] = {}
         self._kept: list[object] = []
-        started = time.monotonic()
+        """What the graphs read."""
         with torch.inference_mode():
-            for number, size in enumerate(reversed(self.sizes), 1):
-                rows = inputs.first(size)
-                plan = attention.decode_plan(rows.attention)
-                self._kept += [rows, plan]
-                self._graphs[size] = recorder.record(self._step(rows, plan))
-                _log.log(
-                    logging.INFO if number == len(self.sizes) or number % 8 == 0 else logging.DEBUG,
-                    "CUDA graphs: %d of %d captured (%d rows) after %.1f s",
-                    number,
-                    len(self.sizes),
-                    size,
-                    time.monotonic() - started,
-                )
+            self._record_all(inputs, recorder)
 
     def replay(self, batch: StepBatch) -> torch.Tensor:
         """Logits [rows, vocab] of a decode batch, whose inputs are in place; valid until the next replay."""
         assert batch.is_decode
         num_rows = len(batch.host_sample_slots)
-        self._graphs[self.sizes[bisect_left(self.sizes, num_rows)]].replay()
+        num_blocks = -(-max(batch.attention.context_lens) // self._block_size)
+        size = self._sizes[bisect_left(self._sizes, num_rows)]
+        width = self._widths[bisect_left(self._widths, num_blocks)]
+        self._graphs[size, width].replay()
         return self._logits[:num_rows]
+
+    def _record_all(self, inputs: DecodeInputs, recorder: GraphRecorder) -> None:
+        started = time.monotonic()
+        total = len(self._sizes) * len(self._widths)
+        for size, width in itertools.product(reversed(self._sizes), reversed(self._widths)):
+            rows = inputs.first(size, width)
+            plan = self._attention.decode_plan(rows.attention)
+            self._kept += [rows, plan]
+            self._graphs[size, width] = recorder.record(self._step(rows, plan))
+            number = len(self._graphs)
+            _log.log(
+                logging.INFO if number == total or number % _LOGGED_EVERY == 0 else logging.DEBUG,
+                "CUDA graphs: %d of %d captured, the last for %d rows, after %.1f s",
+                number,
+                total,
+                size,
+                time.monotonic() - started,
+            )
 
     def _step(self, inputs: DecodeInputs, plan: AttnPlan) -> Callable[[], None]:
         def step() -> None:

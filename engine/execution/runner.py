@@ -48,7 +48,8 @@ class ModelRunner:
         self._graphs: DecodeGraphs | None = None
         if recorder is not None:
             assert isinstance(attention, RefillableAttention)
-            self._graphs = DecodeGraphs(model, attention, self._flat_tokens, self._batches.decode_inputs, recorder)
+            inputs = self._batches.decode_inputs
+            self._graphs = DecodeGraphs(model, attention, self._flat_tokens, inputs, block_size, recorder)
         self.void_slots: list[SeqSlot] = []
         """Slots of the last executed plan whose logits were not finite. They are left out of its result."""
 

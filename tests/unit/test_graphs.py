@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.execution.graphs import ladder, why_not
+from engine.execution import graphs
+from engine.execution.graphs import context_ladder, ladder, why_not
 from engine.execution.loading import LoadedModel, load_model
 from engine.execution.runner import ModelRunner
 from engine.ids import BlockId, SeqSlot, StepId
@@ -100,6 +101,31 @@ def test_the_ladder_of_the_default() -> None:
     assert ladder(64) == [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64]
     assert ladder(1) == [1]
     assert ladder(3) == [1, 2, 3]
+
+
+@given(st.integers(1, 20_000), st.sampled_from([1, 8, 16, 24, 256]))
+def test_every_context_has_a_width_at_most_four_times_as_wide(max_blocks: int, block_size: int) -> None:
+    widths = context_ladder(max_blocks, block_size)
+    assert widths == sorted(set(widths))
+    assert widths[-1] == max_blocks
+    for lower, upper in pairwise(widths):
+        assert upper <= 4 * lower
+    assert widths[0] * block_size < 4096 + block_size or widths == [max_blocks]
+
+
+def test_a_step_takes_the_narrowest_graph_that_holds_its_longest_row(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "_FIRST_CONTEXT_TOKENS", 2 * BLOCK_SIZE)
+    stack, eager = Stack(loaded, has_graphs=True), Stack(loaded, has_graphs=False)
+    assert len(stack.recorder.graphs) == 2 * len(ladder(MAX_SEQS))
+    plans = [prefill(1, [0, 2], SamplingParams(temperature=0.0))]
+    assert [len(prompt_of(slot)) for slot in (0, 2)] == [3, 13]
+    plans += [plan_of(2 + step, [(0, 3 + step, 1), (2, 13 + step, 1)]) for step in range(5)]
+    for plan in plans:
+        assert ids_by_slot(stack.runner.execute(plan)) == ids_by_slot(eager.runner.execute(plan))
+    # Of the graphs for two rows, the wide one is recorded first. Contexts go from 14 to 18.
+    assert stack.replayed() == [0, 0, 0, 0, 0, 0, 2, 3, 0, 0]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
