@@ -13,6 +13,10 @@ _GRID_PROGRAMS = 4096
 """Programs to aim at: 16 to 30 per multiprocessor. More of them only start and leave where contexts are short."""
 
 
+_STAGES = 5
+"""Of the loop over keys: block ids are read two steps before K and V, those two before they are used."""
+
+
 def decode_attention(
     pages: PageGeometry,
     layer: int,
@@ -53,7 +57,7 @@ def decode_attention(
     if not num_rows:
         return
     splits = max_splits_of(max_context, window)
-    dim_block = max(16, triton.next_power_of_2(head_dim))
+    group_block, dim_block = max(16, triton.next_power_of_2(group)), max(16, triton.next_power_of_2(head_dim))
     width = min(splits, max(1, _GRID_PROGRAMS // (num_rows * pages.kv_heads)))
     partial = out if splits == 1 else q.new_empty((num_rows, num_heads, splits, dim_block), dtype=torch.float32)
     sums = out if splits == 1 else q.new_empty((num_rows, num_heads, splits, 2), dtype=torch.float32)
@@ -80,20 +84,39 @@ def decode_attention(
         WINDOW=window or 0,
         NUM_HEADS=num_heads,
         GROUP=group,
-        GROUP_BLOCK=max(16, triton.next_power_of_2(group)),
+        GROUP_BLOCK=group_block,
         DIM_BLOCK=dim_block,
         KEYS_BLOCK=KEYS_BLOCK,
         SPLIT_TOKENS=SPLIT_TOKENS,
         MAX_SPLITS=MAX_SPLITS,
         IS_WHOLE=splits == 1,
-        num_warps=4,
-        num_stages=3,
+        num_warps=2 if group_block * dim_block <= 2048 else 4,
+        STAGES=_STAGES,
     )
     if splits > 1:
         merge_splits(partial, sums, out, tokens, context_lens, window)
 
 
-@triton.jit(do_not_specialize=["layer", "max_splits"])
+@triton.jit
+def _scales(  # type: ignore[no-untyped-def]
+    table,
+    page_scales,
+    positions,
+    seen,
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK_SCALES: tl.constexpr,
+    KV_SCALES: tl.constexpr,
+    MAX_SCALE: tl.constexpr,
+):
+    """fp32 scales of the K and V rows at these positions; 0 where none is seen."""
+    block = tl.load(table + positions // BLOCK_SIZE, mask=seen, other=0).to(tl.int64)
+    where = page_scales + block * BLOCK_SCALES + positions % BLOCK_SIZE
+    k_scale = usable_scale(tl.load(where, mask=seen, other=0.0), MAX_SCALE)
+    v_scale = usable_scale(tl.load(where + KV_SCALES, mask=seen, other=0.0), MAX_SCALE)
+    return k_scale, v_scale
+
+
+@triton.jit(do_not_specialize=["layer", "table_stride", "max_splits"])
 def _decode(  # type: ignore[no-untyped-def]
     q_ptr,
     out_ptr,
@@ -134,6 +157,7 @@ def _decode(  # type: ignore[no-untyped-def]
     SPLIT_TOKENS: tl.constexpr,
     MAX_SPLITS: tl.constexpr,
     IS_WHOLE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     row = tl.program_id(2)
     kv_head = tl.program_id(1)
@@ -164,7 +188,13 @@ def _decode(  # type: ignore[no-untyped-def]
         m = tl.full([GROUP_BLOCK], float("-inf"), tl.float32)
         l = tl.zeros([GROUP_BLOCK], tl.float32)  # noqa: E741
         acc = tl.zeros([GROUP_BLOCK, DIM_BLOCK], tl.float32)
-        for position in range(start, end, KEYS_BLOCK):
+        if IS_FP8:
+            # Too small to be copied ahead to shared memory with K and V, so it is done by hand, in registers.
+            ahead = start + tl.arange(0, KEYS_BLOCK)
+            next_k_scale, next_v_scale = _scales(
+                table, page_scales, ahead, ahead < end, BLOCK_SIZE, BLOCK_SCALES, KV_SCALES, MAX_SCALE
+            )
+        for position in tl.range(start, end, KEYS_BLOCK, num_stages=STAGES):
             positions = position + tl.arange(0, KEYS_BLOCK)
             seen = (positions >= lowest) & (positions < end)
             block = tl.load(table + positions // BLOCK_SIZE, mask=seen, other=0).to(tl.int64)
@@ -175,9 +205,11 @@ def _decode(  # type: ignore[no-untyped-def]
             k = tl.load(keys[:, None] + dims[None, :], mask=wanted, other=0)
             v = tl.load(keys[:, None] + KV_STRIDE + dims[None, :], mask=wanted, other=0)
             if IS_FP8:
-                key_scales = page_scales + block * BLOCK_SCALES + offset
-                k_scale = usable_scale(tl.load(key_scales, mask=seen, other=0.0), MAX_SCALE)
-                v_scale = usable_scale(tl.load(key_scales + KV_SCALES, mask=seen, other=0.0), MAX_SCALE)
+                k_scale, v_scale = next_k_scale, next_v_scale
+                ahead = positions + KEYS_BLOCK
+                next_k_scale, next_v_scale = _scales(
+                    table, page_scales, ahead, ahead < end, BLOCK_SIZE, BLOCK_SCALES, KV_SCALES, MAX_SCALE
+                )
                 k = from_e4m3(k, q.dtype, NATIVE_E4M3)
                 v = from_e4m3(v, weight_type, NATIVE_E4M3)
             else:

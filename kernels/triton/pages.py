@@ -37,7 +37,7 @@ class PageGeometry:
         scales = kv.data.view(torch.bfloat16) if is_fp8 else elements
         block_stride, layer_stride, kv_stride, page_stride, _ = elements.stride()
         block_scales, layer_scales, kv_scales, page_scales, _ = scales.stride()
-        constants = {
+        constants: dict[str, int | float | bool] = {
             "HEAD_DIM": kv.head_dim,
             "BLOCK_SIZE": kv.block_size,
             "BLOCK_STRIDE": block_stride,

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-KEYS_BLOCK = 64
+KEYS_BLOCK = 32
 """Positions per step of a split's loop; splits start at multiples of it."""
 
 SPLIT_TOKENS = 256

@@ -18,8 +18,8 @@ def write_kv(pages: PageGeometry, layer: int, k: torch.Tensor, v: torch.Tensor, 
     block_id * block_size + offset; nothing is stored for a token whose slot is negative.
 
     FP8 rows get `s = max(trunc_bf16(max|x| / 448), 2^-100)` and `code = RNE_E4M3(x / s)` with IEEE divisions, equal to
-    `kernels/kv_codec/e4m3.py` to the bit (E4M3: arXiv:2209.05433). Other types are cast to nearest even. A program takes
-    one token's K or V with all heads.
+    `kernels/kv_codec/e4m3.py` to the bit (E4M3: arXiv:2209.05433). Other types are cast to nearest even. A program
+    takes one token's K or V with all heads.
     """
     num_tokens, kv_heads, head_dim = k.shape
     assert (kv_heads, head_dim) == (pages.kv_heads, pages.head_dim)

@@ -1,6 +1,6 @@
-"""Imported for its effect on Triton's interpreter (3.7.1), which multiplies bfloat16 as the integers that it keeps them as.
+"""Imported for its effect on Triton's interpreter (3.7.1), which multiplies bfloat16 as the integers that it keeps.
 
-With this `tl.dot` widens such operands first, as every device does: products are exact, and sums are fp32.
+With this `tl.dot` widens such operands first: as on every device, products are then exact and sums fp32.
 """
 
 import os
