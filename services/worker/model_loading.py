@@ -56,7 +56,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
     )
     num_blocks = _num_blocks(config, loaded, layout, device)
     pool = layout.allocate(num_blocks, device)
-    backend = "torch" if config.cpu_kernels is CpuKernels.OFF else None
+    backend = "torch" if config.cpu_kernels is CpuKernels.OFF and device.type == "cpu" else None
     isa = _isa(config.cpu_kernels) or ""
     attention = choose_attention(layout.pages(pool), loaded.config.windows, dtype, backend, isa)
     arithmetic = f"{loaded.model.arithmetic}/{attention.name}"
