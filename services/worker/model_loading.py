@@ -68,6 +68,8 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         max_model_tokens=loaded.max_model_tokens,
         recorder=_graph_recorder(config.cuda_graphs, loaded, attention),
     )
+    if device.type == "cuda":
+        runner.warm_up(min(config.max_batched_tokens, loaded.max_model_tokens - 1))
     cache_namespace = namespace(
         loaded.config,
         loaded.weights_digest,
