@@ -18,42 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.checkpoints import SHAPES, checkpoint
-from bench.kv_cost import CPU, KV_DTYPES, WORK, StepWork, step_of
+from bench.kv_cost import CPU, KV_DTYPES, WORK, step_of
+from bench.step_cost import Cost, cost_of
 from engine.execution.loading import load_model
-from engine.models.config import ModelConfig
 from kernels.cpu.library import Ceilings, load_kernels
-from kvstore.layout import BlockLayout
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a step cannot do without."""
-
-    num_bytes: float
-    flops: float
-
-    def least_s(self, ceilings: Ceilings) -> float:
-        return max(
-            self.num_bytes / ceilings.read_bytes_per_s,
-            self.flops / (ceilings.bf16_flops_per_s or ceilings.fp32_flops_per_s),
-        )
-
-
-def cost_of(work: StepWork, config: ModelConfig, kv_dtype: torch.dtype) -> Cost:
-    """Weights are bfloat16. A row's queries see what is before them: half of the new tokens, all of the others."""
-    query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    attention = config.hidden_size * (2 * query_size + 2 * kv_size)
-    layers = config.num_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
-    vocabulary = config.vocab_size * config.hidden_size
-    num_tokens = work.num_rows * work.num_new
-    seen = work.start + (work.num_new + 1) / 2
-    layout = BlockLayout(config.num_layers, config.num_kv_heads, config.head_dim, 16, kv_dtype)
-    context = work.start + work.num_new
-    return Cost(
-        num_bytes=2 * (layers + vocabulary) + work.num_rows * context * layout.payload_bytes / 16,
-        flops=2 * (layers * num_tokens + vocabulary * work.num_rows)
-        + 4 * config.num_layers * query_size * num_tokens * seen,
-    )
+def least_s(cost: Cost, ceilings: Ceilings) -> float:
+    return cost.least_s(ceilings.read_bytes_per_s, ceilings.bf16_flops_per_s or ceilings.fp32_flops_per_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +58,7 @@ def measure(shape: str, kv_dtype: torch.dtype, rounds: int, ceilings: Ceilings) 
         results[work.name] = Measured(
             native_ms=1000 * least["native"],
             torch_ms=1000 * least["torch"],
-            least_ms=1000 * cost.least_s(ceilings),
+            least_ms=1000 * least_s(cost, ceilings),
             read_share=cost.num_bytes / least["native"] / ceilings.read_bytes_per_s,
             flops_share=cost.flops / least["native"] / (ceilings.bf16_flops_per_s or ceilings.fp32_flops_per_s),
         )

@@ -52,7 +52,7 @@ def _within(
     # A token stays if those before it have not yet reached the limit, so the first always does.
     before = cumulated - weights
     stays = in_top_k & ((before < limit[:, None]) | (top_p >= 1.0)[:, None])
-    stays[:, 0] = True
+    stays[:, 0].fill_(True)
     count = stays.sum(dim=-1, keepdim=True)
     enough = (k <= width) | (cumulated[:, -1] >= limit)
     return candidates.gather(1, count - 1).squeeze(1), enough

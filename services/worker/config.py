@@ -26,6 +26,11 @@ class CpuKernels(enum.StrEnum):
     OFF = "off"
 
 
+class CudaGraphs(enum.StrEnum):
+    AUTO = "auto"
+    OFF = "off"
+
+
 class Dtype(enum.StrEnum):
     AUTO = "auto"
     BF16 = "bf16"
@@ -66,6 +71,10 @@ class WorkerConfig(ServiceConfig):
     max_model_len: int | None = setting("Tokens of prompt and output together; default: the model's.", None, minimum=2)
     cpu_kernels: CpuKernels = setting(
         "Best instruction set for the native kernels on a CPU; off: torch's operations.", CpuKernels.AUTO
+    )
+    cuda_graphs: CudaGraphs = setting(
+        "Decode steps as CUDA graphs, captured at start; auto: where the device and the attention allow it.",
+        CudaGraphs.AUTO,
     )
     threads: int | None = setting(
         "Threads that torch computes with; default: one per core, within the CPU quota.", None, minimum=1

@@ -5,16 +5,18 @@ from collections.abc import Callable
 import torch
 
 from engine.errors import ConfigError
+from engine.execution.graphs import CudaGraphRecorder, why_not
 from engine.execution.loading import LoadedModel, default_device_cache_bytes, load_model, num_blocks_for
 from engine.execution.runner import ModelRunner
 from engine.models.fingerprint import namespace
 from kernels.attention.choice import choose_attention
+from kernels.attention.protocol import AttentionBackend
 from kvstore.courtesy import ComputeGauge
 from kvstore.host_memory import available_bytes
 from kvstore.layout import BlockLayout
 from services.common import logs
 from services.common.model_path import CHECKPOINT_FILES, resolve_model
-from services.worker.config import CpuKernels, Device, Dtype, KvDtype, WorkerConfig
+from services.worker.config import CpuKernels, CudaGraphs, Device, Dtype, KvDtype, WorkerConfig
 from services.worker.cores import usable_cores
 from services.worker.gauged_executor import GaugedExecutor
 from services.worker.loaded_engine import LoadedEngine, LoadProgress, TierNews, WorkerFacts
@@ -54,7 +56,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
     )
     num_blocks = _num_blocks(config, loaded, layout, device)
     pool = layout.allocate(num_blocks, device)
-    backend = "torch" if config.cpu_kernels is CpuKernels.OFF else None
+    backend = "torch" if config.cpu_kernels is CpuKernels.OFF and device.type == "cpu" else None
     isa = _isa(config.cpu_kernels) or ""
     attention = choose_attention(layout.pages(pool), loaded.config.windows, dtype, backend, isa)
     arithmetic = f"{loaded.model.arithmetic}/{attention.name}"
@@ -64,6 +66,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         block_size=config.block_size,
         max_seqs=config.max_seqs,
         max_model_tokens=loaded.max_model_tokens,
+        recorder=_graph_recorder(config.cuda_graphs, loaded, attention),
     )
     cache_namespace = namespace(
         loaded.config,
@@ -113,6 +116,16 @@ def _isa(asked: CpuKernels) -> str | None:
             return None
         case _:
             return str(asked)
+
+
+def _graph_recorder(asked: CudaGraphs, loaded: LoadedModel, attention: AttentionBackend) -> CudaGraphRecorder | None:
+    device = loaded.model.device
+    if device.type != "cuda" or asked is CudaGraphs.OFF:
+        return None
+    if reason := why_not(loaded.model, attention):
+        _log.warning("decode steps run without CUDA graphs", extra=logs.fields(reason=reason))
+        return None
+    return CudaGraphRecorder(device)
 
 
 def _device(asked: Device) -> torch.device:

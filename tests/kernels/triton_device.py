@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+
+from kernels.attention.protocol import AttnBatch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -28,6 +31,17 @@ def _round_to_nearest_even() -> None:
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     _round_to_nearest_even()
+
+
+def moved(batch: AttnBatch, device: torch.device) -> AttnBatch:
+    """The batch with its tensors on a device."""
+    return replace(
+        batch,
+        block_table=batch.block_table.to(device),
+        write_slots=batch.write_slots.to(device),
+        positions=batch.positions.to(device),
+        fresh_blocks=None if batch.fresh_blocks is None else batch.fresh_blocks.to(device),
+    )
 
 
 def error(got: torch.Tensor, exact: torch.Tensor) -> float:
