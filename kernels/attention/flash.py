@@ -23,6 +23,11 @@ from kernels.triton.read_kv import read_kv, read_tiles
 _SCRATCH_TOKENS = 1 << 16
 """Most tokens of context gathered at once: 256 MiB of K and V with 8 heads of 128. Longer ones are Triton's."""
 
+_LEAST_TOKENS = 256
+"""New tokens of a row from which gathering its context pays. It moves some 5 bytes per element of K and V, 3 ns a token
+with 8 heads of 128 at 3.3 TB/s; a query saves about 14 ps of each with 32 heads, if products run at 600 in place of 400
+TFLOP/s. An estimate, not a measurement: `python -m bench.gpu_attention` shows both."""
+
 _PAGE_TOKENS = 256
 """Version 2 takes pages of multiples of this."""
 
@@ -40,8 +45,8 @@ class FlashLibrary:
 
     version: int
     """2 or 4."""
-    varlen: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
-    """`flash_attn_varlen_func`; version 4 returns a tuple."""
+    varlen: Callable[..., torch.Tensor | tuple[torch.Tensor, torch.Tensor | None]]
+    """`flash_attn_varlen_func`; version 4 returns the sums of its softmax too."""
     with_kvcache: Callable[..., torch.Tensor] | None
     """`flash_attn_with_kvcache`; version 4 has none."""
 
@@ -138,7 +143,11 @@ class FlashAttention:
         starts, contexts = batch.query_starts, batch.context_lens
         several = [row for row in range(len(contexts)) if starts[row + 1] - starts[row] > 1]
         is_paged = self._cache is not None
-        ours = [row for row in several if is_paged or contexts[row] <= _SCRATCH_TOKENS]
+        ours = [
+            row
+            for row in several
+            if is_paged or (contexts[row] <= _SCRATCH_TOKENS and starts[row + 1] - starts[row] >= _LEAST_TOKENS)
+        ]
         rest = self._triton.plan_rows(batch, [row for row in several if row not in set(ours)])
         decode = None
         if is_paged and rest.decode is not None:

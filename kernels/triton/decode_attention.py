@@ -215,7 +215,7 @@ def _decode(  # type: ignore[no-untyped-def]
             else:
                 k = k.to(q.dtype)
                 v = v.to(weight_type)
-            scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+            scores = tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale
             if IS_FP8:
                 scores *= k_scale[None, :]
             scores = tl.where(seen[None, :], scores, float("-inf"))
@@ -225,7 +225,7 @@ def _decode(  # type: ignore[no-untyped-def]
             l = l * shrink + tl.sum(weights, axis=1)  # noqa: E741
             if IS_FP8:
                 weights *= v_scale[None, :]
-            acc = tl.dot(weights.to(weight_type), v, acc * shrink[:, None], input_precision="ieee")
+            acc = tl.dot(weights.to(weight_type), v, acc * shrink[:, None], input_precision="tf32x3")
             m = m_next
         if IS_WHOLE:
             tl.store(out_ptr + out_offsets, (acc / l[:, None]).to(out_ptr.dtype.element_ty), mask=inside)

@@ -84,7 +84,8 @@ def prefill_attention(
         GROUP=group,
         QUERIES_BLOCK=max(_QUERIES_BLOCK, triton.next_power_of_2(group)),
         DIM_BLOCK=dim_block,
-        KEYS_BLOCK=_KEYS_BLOCK,
+        # fp32 tiles of 64 keys would not fit a multiprocessor's shared memory.
+        KEYS_BLOCK=_KEYS_BLOCK if q.dtype.itemsize == 2 else _KEYS_BLOCK // 2,
         STAGES=3,
         num_warps=8,
     )
@@ -177,7 +178,7 @@ def _prefill(  # type: ignore[no-untyped-def]
             else:
                 k = k.to(q.dtype)
                 v = v.to(weight_type)
-            scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+            scores = tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale
             if IS_FP8:
                 scores *= k_scale[None, :]
             if part == 1:
@@ -194,7 +195,7 @@ def _prefill(  # type: ignore[no-untyped-def]
             l = l * shrink + tl.sum(weights, axis=1)  # noqa: E741
             if IS_FP8:
                 weights *= v_scale[None, :]
-            acc = tl.dot(weights.to(weight_type), v, acc * shrink[:, None], input_precision="ieee")
+            acc = tl.dot(weights.to(weight_type), v, acc * shrink[:, None], input_precision="tf32x3")
             m = m_next
     out_offsets = (tokens[:, None] * NUM_HEADS + heads[:, None]) * HEAD_DIM + dims[None, :]
     tl.store(out_ptr + out_offsets, (acc / l[:, None]).to(out_ptr.dtype.element_ty), mask=inside)

@@ -78,13 +78,13 @@ def test_a_plan_over_buffers_follows_what_they_are_filled_with(kv_dtype: torch.d
         buffers.context_lens.zero_()[:count] = torch.tensor(batch.context_lens)
         buffers.block_table[:count, : batch.block_table.shape[1]] = batch.block_table.to(DEVICE)
         buffers.write_slots.fill_(-1)[:count] = batch.write_slots.to(DEVICE)
-        padded = [
+        q, k, v = (
             torch.cat((heads, torch.ones(4 - count, *heads.shape[1:], dtype=heads.dtype))).to(DEVICE)
             for heads in (step.q, step.k, step.v)
-        ]
+        )
         for layer in range(2):
             want, stored = step.expected(layer, windows)
-            got = backend.run(*padded, layer, plan)
+            got = backend.run(q, k, v, layer, plan)
             assert is_close(got[:count], want, step.layout.dtype)
             assert got[count:].isfinite().all()
         assert torch.equal(pool.cpu()[: len(stored), stored.shape[1] // 2 :], stored[:, stored.shape[1] // 2 :])

@@ -1,0 +1,99 @@
+"""Compiles the kernels of attention for compute capability 9.0, without a device; run by test_triton_compiles.py.
+
+Prints a JSON line per compiled kernel: its name, bytes of shared memory, of stack (registers spilled) per thread, and
+what kinds of instructions its code has. Nothing runs: launches are stopped after the compiler.
+"""
+
+import json
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton.backends.nvidia
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from kernels.triton import decode_attention as decoding
+from kernels.triton import prefill_attention as chunks
+from kernels.triton import read_kv as reading
+from kernels.triton.move_blocks import gather_blocks, scatter_blocks
+from kernels.triton.pages import PageGeometry
+from kernels.triton.write_kv import write_kv
+from kvstore.layout import BlockLayout
+
+_TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
+
+
+class NoDevice:
+    """What the compiler asks of a driver."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, _device: int) -> int:
+        return 0
+
+
+def _report(name: str, kernel: Any) -> None:
+    ptx = kernel.asm["ptx"]
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage = subprocess.run(
+            [_TOOLS / "cuobjdump", "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    found = {
+        "name": name,
+        "shared_bytes": kernel.metadata.shared,
+        "stack_bytes": max(int(size) for size in re.findall(r"STACK:(\d+)", usage)),
+        "wgmma": len(re.findall(r"wgmma\.mma_async", ptx)),
+        "mma": len(re.findall(r"mma\.sync", ptx)),
+        "wide_copies": len(re.findall(r"cp\.async\.cg", ptx)),
+        "e4m3_conversions": len(re.findall(r"cvt\.[^;]*e4m3", ptx)),
+    }
+    print(json.dumps(found), flush=True)
+
+
+def main() -> None:
+    driver.set_active(NoDevice())
+    run = JITFunction.run
+
+    def compiled(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        del warmup
+        kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
+        _report(self.fn.__name__, kernel)
+        return kernel
+
+    JITFunction.run = compiled
+    modules: list[Any] = [decoding, chunks, reading]
+    for module in modules:
+        module.has_native_e4m3 = lambda _device: True
+    for dtype, kv_dtype, head_dim, window in (
+        (torch.bfloat16, torch.float8_e4m3fn, 128, None),
+        (torch.bfloat16, torch.bfloat16, 128, 4096),
+        (torch.float32, torch.float32, 128, None),
+    ):
+        layout = BlockLayout(2, 8, head_dim, 16, kv_dtype)
+        pool = layout.allocate(4, torch.device("cpu"))
+        pages = PageGeometry.of(layout.pages(pool))
+        q = torch.empty(4, 32, head_dim, dtype=dtype)
+        out, table, rows = torch.empty_like(q), torch.zeros(4, 16, dtype=torch.int32), torch.zeros(4, dtype=torch.int32)
+        tiles = torch.zeros(3, 4, dtype=torch.int32)
+        write_kv(pages, 1, q[:, :8], q[:, 8:16], torch.zeros(4, dtype=torch.int64))
+        for longest in (200, 4096):
+            decoding.decode_attention(pages, 1, q, out, rows, rows, rows, table, longest, window)
+        chunks.prefill_attention(pages, 1, q, out, tiles, table, window)
+        reading.read_kv(pages, 1, tiles, table, torch.empty(2, 96, 8, head_dim, dtype=dtype))
+        gather_blocks(pool, rows, pool)
+        scatter_blocks(pool, rows, pool)
+
+
+if __name__ == "__main__":
+    main()
