@@ -1,4 +1,4 @@
-"""Compiles the kernels of layers and of sampling for Hopper; as compile_for_hopper.py, for the shapes of an 8B model."""
+"""Compiles the kernels of layers and of sampling for Hopper, for the shapes of an 8B; see compile_for_hopper.py."""
 
 import torch
 
