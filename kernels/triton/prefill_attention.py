@@ -51,7 +51,7 @@ def prefill_attention(
     own tokens have been stored already and are read as they are stored. `window`: how many tokens a query sees, itself
     among them. Rows of pages past a chunk's last token are never read, whatever they hold.
 
-    FlashAttention-2 (arXiv:2307.08691) with all query heads of a group as rows of one tile (128 rows, 64 keys), so that
+    FlashAttention-2 (arXiv:2307.08691) with all query heads of a group as rows of one tile (128 rows, 64 keys or 32), so that
     each K and V tile is read once for the whole group; softmax in fp32 and base 2. FP8 elements become q's type in
     registers, which is exact; a K row's scale multiplies its score, a V row's its weight. A chunk's result does not
     depend on what else is in the batch.
@@ -84,8 +84,8 @@ def prefill_attention(
         GROUP=group,
         QUERIES_BLOCK=max(_QUERIES_BLOCK, triton.next_power_of_2(group)),
         DIM_BLOCK=dim_block,
-        # fp32 tiles of 64 keys would not fit a multiprocessor's shared memory.
-        KEYS_BLOCK=_KEYS_BLOCK if q.dtype.itemsize == 2 else _KEYS_BLOCK // 2,
+        # Tiles of wide rows would not fit a multiprocessor's shared memory.
+        KEYS_BLOCK=_KEYS_BLOCK if dim_block * q.dtype.itemsize <= 256 else _KEYS_BLOCK // 2,
         STAGES=3,
         num_warps=8,
     )

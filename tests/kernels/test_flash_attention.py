@@ -8,8 +8,8 @@ from kernels.attention.protocol import DecodeBuffers, RefillableAttention
 from kvstore.layout import BlockLayout
 from tests.fakes.flash_attn import FakeFlashAttn
 from tests.kernels.attention_cases import Rows
-from tests.kernels.triton_cases import Heads, case, is_close, moved
-from tests.kernels.triton_device import DEVICE
+from tests.kernels.triton_cases import Heads, case, is_close
+from tests.kernels.triton_device import DEVICE, moved
 
 HEADS = Heads(4, 2, 32)
 HOPPER, BLACKWELL = (9, 0), (10, 0)
@@ -33,7 +33,7 @@ def test_chunks_attend_over_their_gathered_context(
     step = case(MIXED, HEADS, torch.bfloat16, kv_dtype, seed=1)
     pool = step.pool.to(DEVICE)
     backend = FlashAttention(step.layout.pages(pool), windows, torch.bfloat16, fake.library)
-    plan = backend.plan(moved(step.batch))
+    plan = backend.plan(moved(step.batch, DEVICE))
     q, k, v = (heads.to(DEVICE) for heads in (step.q, step.k, step.v))
     for layer in range(2):
         want, _ = step.expected(layer, windows)
@@ -55,7 +55,7 @@ def test_large_pages_of_the_models_type_are_read_by_flash_attn_itself(windows: t
     zeros[step.batch.fresh_blocks] = 255
     pool = zeros.to(DEVICE)
     backend = FlashAttention(step.layout.pages(pool), windows, torch.bfloat16, fake.library)
-    plan = backend.plan(moved(step.batch))
+    plan = backend.plan(moved(step.batch, DEVICE))
     q, k, v = (heads.to(DEVICE) for heads in (step.q, step.k, step.v))
     for layer in range(2):
         want, _ = step.expected(layer, windows)
@@ -73,7 +73,7 @@ def test_a_plan_over_buffers_leaves_padding_alone(kv_dtype: torch.dtype, block_s
         elements.copy_(elements.nan_to_num(0.0))
     backend = FlashAttention(step.layout.pages(pool), [None, None], torch.bfloat16, fake.library)
     assert isinstance(backend, RefillableAttention)
-    batch = moved(step.batch)
+    batch = moved(step.batch, DEVICE)
     contexts = torch.tensor([*batch.context_lens, 0], dtype=torch.int32, device=DEVICE)
     table = torch.zeros(3, batch.block_table.shape[1], dtype=torch.int32, device=DEVICE)
     table[:2] = batch.block_table
@@ -97,7 +97,7 @@ def test_a_context_that_is_too_long_for_the_scratch_is_tritons(monkeypatch: pyte
     backend = FlashAttention(step.layout.pages(step.pool.to(DEVICE)), [None, None], torch.float16, fake.library)
     q, k, v = (heads.to(DEVICE) for heads in (step.q, step.k, step.v))
     want, _ = step.expected(1, [None, None])
-    assert is_close(backend.run(q, k, v, 1, backend.plan(moved(step.batch))), want, torch.float8_e4m3fn)
+    assert is_close(backend.run(q, k, v, 1, backend.plan(moved(step.batch, DEVICE))), want, torch.float8_e4m3fn)
     # 30 and 29 tokens do not fit together, 60 do not fit at all.
     assert fake.calls["varlen"] == 3
 
@@ -109,7 +109,7 @@ def test_a_chunk_that_is_too_short_for_gathering_is_tritons(monkeypatch: pytest.
     backend = FlashAttention(step.layout.pages(step.pool.to(DEVICE)), [None, None], torch.float16, fake.library)
     q, k, v = (heads.to(DEVICE) for heads in (step.q, step.k, step.v))
     want, _ = step.expected(1, [None, None])
-    assert is_close(backend.run(q, k, v, 1, backend.plan(moved(step.batch))), want, torch.float8_e4m3fn)
+    assert is_close(backend.run(q, k, v, 1, backend.plan(moved(step.batch, DEVICE))), want, torch.float8_e4m3fn)
     assert fake.calls["varlen"] == 1
 
 

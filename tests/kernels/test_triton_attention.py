@@ -9,8 +9,8 @@ from kernels.attention.protocol import DecodeBuffers, RefillableAttention
 from kernels.attention.triton import TritonAttention, unsupported
 from kvstore.layout import BlockLayout
 from tests.kernels.attention_cases import CPU, Rows
-from tests.kernels.triton_cases import Case, Heads, case, is_close, moved
-from tests.kernels.triton_device import DEVICE
+from tests.kernels.triton_cases import Case, Heads, case, is_close
+from tests.kernels.triton_device import DEVICE, moved
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 KV_DTYPES = [torch.float8_e4m3fn, torch.bfloat16]
@@ -45,7 +45,7 @@ def test_steps_of_decode_rows_and_chunks_equal_the_oracle(
     pool = step.pool.to(DEVICE)
     backend = backend_over(step, pool, list(windows))
     q, k, v = (heads.to(DEVICE) for heads in (step.q, step.k, step.v))
-    plan = backend.plan(moved(step.batch))
+    plan = backend.plan(moved(step.batch, DEVICE))
     for layer in range(2):
         want, stored = step.expected(layer, windows)
         assert is_close(backend.run(q, k, v, layer, plan), want, step.layout.dtype)
@@ -96,11 +96,15 @@ def test_a_decode_row_gets_the_same_bits_beside_a_chunk() -> None:
     results = []
     for each in (step, alone):
         backend = backend_over(step, step.pool.to(DEVICE), [None, None])
-        batch = moved(each.batch)
+        batch = moved(each.batch, DEVICE)
         if each is alone:
             # The same row: its blocks, slot and query.
             batch = type(batch)(
-                [0, 1], [301], moved(step.batch).block_table[:1], step.batch.write_slots[:1].to(DEVICE), batch.positions
+                [0, 1],
+                [301],
+                moved(step.batch, DEVICE).block_table[:1],
+                step.batch.write_slots[:1].to(DEVICE),
+                batch.positions,
             )
         q, k, v = (heads[: batch.num_tokens].to(DEVICE) for heads in (step.q, step.k, step.v))
         results.append(backend.run(q, k, v, 1, backend.plan(batch))[0])

@@ -1,7 +1,7 @@
 """Steps over pools with NaN wherever nothing has been written, and what the oracle makes of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -10,7 +10,6 @@ from kernels.attention.reference import ReferenceAttention
 from kvstore.layout import BlockLayout
 from tests.kernels import triton_products  # noqa: F401
 from tests.kernels.attention_cases import CPU, Rows, make_batch, random_heads, random_pool
-from tests.kernels.triton_device import DEVICE
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 """Of the computation's dtype: bf16 and fp16 round the result, of size 1 or so, to 8 and 11 bits, and the weights of the
@@ -70,17 +69,6 @@ def case(
     # q, k and v are slices of one tensor, as the models pass them; larger q make some weights stand out.
     q, k, v = (merged * 1.5).split((heads.num_heads, heads.kv_heads, heads.kv_heads), dim=1)
     return Case(layout, batch, pool, q, k, v)
-
-
-def moved(batch: AttnBatch) -> AttnBatch:
-    """The batch with its tensors on the tested device."""
-    return replace(
-        batch,
-        block_table=batch.block_table.to(DEVICE),
-        write_slots=batch.write_slots.to(DEVICE),
-        positions=batch.positions.to(DEVICE),
-        fresh_blocks=None if batch.fresh_blocks is None else batch.fresh_blocks.to(DEVICE),
-    )
 
 
 def is_close(got: torch.Tensor, want: torch.Tensor, kv_dtype: torch.dtype) -> bool:
