@@ -5,12 +5,17 @@ namespace tiercel::TIERCEL_ISA {
 #if defined(TIERCEL_ISA_AMX)
 
 // The caller's thread has its tiles configured.
-void multiply_panel(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, float* c,
-                    const Ahead& ahead) {
+void multiply_panel(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, bool continues,
+                    float* c, const Ahead& ahead) {
     const auto* a = static_cast<const uint8_t*>(rows.data);
     const int64_t stride = rows.stride_bytes, c_stride = kPanel * 4;
-    _tile_zero(0);
-    _tile_zero(1);
+    if (continues) {
+        _tile_loadd(0, c, c_stride);
+        _tile_loadd(1, c + 16, c_stride);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+    }
     if (num_rows <= 16) {
         for (int64_t k = 0; k < num_inputs; k += 32, panel += kStepBytes) {
             _tile_loadd(4, a + 2 * k, stride);
@@ -20,18 +25,23 @@ void multiply_panel(const Rows& rows, int64_t num_rows, const uint8_t* panel, in
             _tile_dpbf16ps(1, 4, 7);
         }
     } else {
-        _tile_zero(2);
-        _tile_zero(3);
+        if (continues) {
+            _tile_loadd(2, c + 16 * kPanel, c_stride);
+            _tile_loadd(3, c + 16 * kPanel + 16, c_stride);
+        } else {
+            _tile_zero(2);
+            _tile_zero(3);
+        }
         const int64_t steps = num_inputs / 32, lines_per_step = (ahead.num_lines + steps - 1) / steps;
         const uint8_t* next = ahead.line;
         for (int64_t k = 0; k < num_inputs; k += 32, panel += kStepBytes) {
             for (int64_t line = 0; line < lines_per_step; ++line, next += 64) _mm_prefetch(next, _MM_HINT_T1);
-            _tile_loadd(4, a + 2 * k, stride);
+            _tile_stream_loadd(4, a + 2 * k, stride);
             _tile_loadd(6, panel, 64);
             _tile_dpbf16ps(0, 4, 6);
             _tile_loadd(7, panel + kStepBytes / 2, 64);
             _tile_dpbf16ps(1, 4, 7);
-            _tile_loadd(5, a + 16 * stride + 2 * k, stride);
+            _tile_stream_loadd(5, a + 16 * stride + 2 * k, stride);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
@@ -78,10 +88,11 @@ constexpr int64_t kVecsPerPanel = 2 * kVecsPerTile;
 
 template <int kCount>
 void multiply_rows(const bf16* a, int64_t a_stride, const uint8_t* panel, int64_t num_inputs, int64_t column,
-                   float* c) {
+                   bool continues, float* c) {
     Vec sums[kCount][kColumns];
-    for (auto& row : sums)
-        for (auto& sum : row) sum = Vec::zero();
+    for (int i = 0; i < kCount; ++i)
+        for (int j = 0; j < kColumns; ++j)
+            sums[i][j] = continues ? Vec::load(c + i * kPanel + (column + j) * Vec::kLanes) : Vec::zero();
     const uint8_t* tiles[kColumns];
     for (int j = 0; j < kColumns; ++j) {
         const int64_t vec = column + j;
@@ -104,16 +115,18 @@ void multiply_rows(const bf16* a, int64_t a_stride, const uint8_t* panel, int64_
 
 }  // namespace
 
-void multiply_panel(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, float* c,
-                    const Ahead&) {
+void multiply_panel(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, bool continues,
+                    float* c, const Ahead&) {
     const auto* a = static_cast<const bf16*>(rows.data);
     const int64_t a_stride = rows.stride_bytes / 2;
     for (int64_t column = 0; column < kVecsPerPanel; column += kColumns) {
         int64_t row = 0;
         for (; row + 4 <= num_rows; row += 4)
-            multiply_rows<4>(a + row * a_stride, a_stride, panel, num_inputs, column, c + row * kPanel);
+            multiply_rows<4>(a + row * a_stride, a_stride, panel, num_inputs, column, continues,
+                             c + row * kPanel);
         for (; row < num_rows; ++row)
-            multiply_rows<1>(a + row * a_stride, a_stride, panel, num_inputs, column, c + row * kPanel);
+            multiply_rows<1>(a + row * a_stride, a_stride, panel, num_inputs, column, continues,
+                             c + row * kPanel);
     }
 }
 
