@@ -4,8 +4,9 @@
 
 The roofline of a step is the larger of two times: its bytes (all weights once, the K and V that it reads) over the
 streaming rate of memory, and its multiplications over the rate of tiles in registers, of int8 or bf16 (of fp32 where
-there are no tiles). Both ceilings are measured first, in the same run. A step is the whole forward pass without sampling, its logits
-included; native and torch steps take turns, and the table shows the least over rounds, which other work disturbs least.
+there are no tiles). Both ceilings are measured first, in the same run. A step is the whole forward pass without
+sampling, its logits included; native and torch steps take turns, and the table shows the least over rounds, which other
+work disturbs least.
 """
 
 import json

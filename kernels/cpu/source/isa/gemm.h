@@ -1,5 +1,5 @@
-// C = A Wᵀ, with A and a packed W in bf16 and sums in fp32, or both in int8 with sums in int32 and a scale for each row of
-// A and each output. All threads of a team work on one product.
+// C = A Wᵀ, with a packed W in bf16, A as in operand.h and sums in fp32, or both in int8 with sums in int32 and a scale for
+// each row of A and each output. All threads of a team work on one product.
 //
 // W [outputs, inputs] is stored as panels of 32 outputs. A panel is a run of steps over 32 inputs (64 of int8); a step is
 // two tiles of 16 outputs; a tile is 16 rows, one for each pair of inputs (four of int8), of 16 outputs times those. That
@@ -15,6 +15,7 @@
 
 #include "../decoder.h"
 #include "../team.h"
+#include "operand.h"
 #include "vec.h"
 #if defined(TIERCEL_ISA_AMX)
 #include "tiles.h"
@@ -35,7 +36,7 @@ inline int64_t row_stride(int64_t size) { return (size + 31) / 32 * 32 + 32; }
 struct Rows {
     const void* data;
     int64_t stride_bytes;
-    const float* scales;  // [rows] of int8; null: bf16
+    const float* scales;  // [rows] of int8; null: operands
 
     Rows from(int64_t row, int64_t byte) const {
         const auto* start = static_cast<const uint8_t*>(data) + row * stride_bytes + byte;
@@ -108,7 +109,7 @@ void multiply(const Rows& a, int64_t num_rows, const PackedLinear& w, Team& team
     constexpr int64_t kTasksPerThread = 8;
     // A block of A stays in the second cache while the panels, which come from further away, pass once for each block.
     const int64_t block_rows = w.num_inputs <= 2048 ? kBlockRows : 128;
-    const int64_t value_bytes = w.scales ? 1 : 2;
+    const int64_t value_bytes = w.scales ? 1 : 2, operand_bytes = w.scales ? 1 : sizeof(Operand);
     const int64_t panels = w.num_outputs / kPanel, panel_bytes = kPanel * w.num_inputs * value_bytes;
     const int64_t blocks = (num_rows + block_rows - 1) / block_rows;
     const int64_t wanted = (kTasksPerThread * team.size + blocks - 1) / blocks;
@@ -131,7 +132,7 @@ void multiply(const Rows& a, int64_t num_rows, const PackedLinear& w, Team& team
                 const uint8_t* values = weight + input * kPanel * value_bytes;
                 for (int64_t row = first_row; row < last_row; row += kRows) {
                     const Sums sums{a, w, row, std::min(last_row - row, kRows), panel, c + (row - first_row) * kept_rows};
-                    const Rows rows = a.from(row, input * value_bytes);
+                    const Rows rows = a.from(row, input * operand_bytes);
                     if (w.scales)
                         multiply_panel_int8(rows, sums.num_rows, values, inputs, input > 0, w.sums + panel * kPanel,
                                             sums.c, ahead);

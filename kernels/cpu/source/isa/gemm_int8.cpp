@@ -1,5 +1,6 @@
 // The product of one panel in int8. Sums of integers are exact, so all paths give the same.
 #include "gemm.h"
+#include "quantize.h"
 
 namespace tiercel::TIERCEL_ISA {
 #if defined(TIERCEL_ISA_AMX)
@@ -80,17 +81,18 @@ struct Four {
 #else
 struct Four {
     using Integers = __m512i;
-    __m512i shifted;
-    // The instruction wants one factor unsigned: 128 more, which the sums make up for.
+    __m512i value;
     explicit Four(const int8_t* p) {
         int32_t both;
         std::memcpy(&both, p, 4);
-        shifted = _mm512_set1_epi32(static_cast<int32_t>(static_cast<uint32_t>(both) ^ 0x80808080u));
+        value = _mm512_set1_epi32(both);
     }
     Integers added(Integers sum, const uint8_t* w) const {
-        return _mm512_dpbusd_epi32(sum, shifted, _mm512_loadu_si512(w));
+        return _mm512_dpbusd_epi32(sum, value, _mm512_loadu_si512(w));
     }
+    // What each row has too much, 128 of all that an output is multiplied by.
     static Integers first(const int32_t* sums) {
+        static_assert(kQuantizedZero == 1 << 7);
         return _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(_mm512_loadu_si512(sums), 7));
     }
     static Integers load(const float* c) { return _mm512_loadu_si512(c); }
@@ -98,6 +100,11 @@ struct Four {
 };
 #endif
 
+#if defined(TIERCEL_ISA_AVX2)
+constexpr int kRowsAtOnce = 4;
+#else
+constexpr int kRowsAtOnce = 8;
+#endif
 constexpr int kColumns = 2;  // vectors of outputs that are summed together
 constexpr int kVecsPerTile = 16 / Vec::kLanes;
 constexpr int64_t kVecsPerPanel = 2 * kVecsPerTile;
@@ -135,6 +142,9 @@ void multiply_panel_int8(const Rows& rows, int64_t num_rows, const uint8_t* pane
     const int64_t stride = rows.stride_bytes;
     for (int64_t column = 0; column < kVecsPerPanel; column += kColumns) {
         int64_t row = 0;
+        for (; row + kRowsAtOnce <= num_rows; row += kRowsAtOnce)
+            multiply_rows<kRowsAtOnce>(a + row * stride, stride, panel, num_inputs, column, continues, sums,
+                             c + row * kPanel);
         for (; row + 4 <= num_rows; row += 4)
             multiply_rows<4>(a + row * stride, stride, panel, num_inputs, column, continues, sums,
                              c + row * kPanel);
