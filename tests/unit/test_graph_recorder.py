@@ -23,11 +23,11 @@ class NotingCuda:
     def graph_pool_handle(self) -> tuple[int, int]:
         return (0, len(self.notes))
 
-    def Stream(self, device: torch.device) -> SimpleNamespace:  # noqa: N802 - torch's name
+    def Stream(self, device: torch.device) -> SimpleNamespace:
         assert device.type == "cuda"
         return self.side
 
-    def CUDAGraph(self) -> SimpleNamespace:  # noqa: N802 - torch's name
+    def CUDAGraph(self) -> SimpleNamespace:
         return SimpleNamespace(replay=lambda: self.notes.append("replay"))
 
     def current_stream(self, device: torch.device) -> SimpleNamespace:
