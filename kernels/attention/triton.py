@@ -6,6 +6,7 @@ batch, and its launches do not depend on what is on the device, so that they can
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -18,6 +19,11 @@ from kernels.triton.prefill_attention import prefill_attention, prefill_tiles
 from kernels.triton.write_kv import write_kv
 
 MAX_HEAD_DIM = 256
+
+_WIDE_ROW_BYTES = 256
+"""Tiles of queries and keys wider than this take more shared memory than some devices have."""
+
+_WIDE_SHARED_BYTES = 160 << 10
 
 _LEAST_CAPABILITY = (8, 0)
 """Compute capability from which tensor cores multiply bf16."""
@@ -65,6 +71,11 @@ def unsupported(kv: PagedKv, dtype: torch.dtype) -> str | None:
         return f"head_dim {kv.head_dim} is more than {MAX_HEAD_DIM}"
     if dtype == torch.float32 and kv.head_dim > MAX_HEAD_DIM // 2:
         return f"head_dim {kv.head_dim} in fp32 is more than {MAX_HEAD_DIM // 2}"
+    if device.type == "cuda" and triton.next_power_of_2(kv.head_dim) * dtype.itemsize > _WIDE_ROW_BYTES:
+        properties: Any = torch.cuda.get_device_properties(device)
+        shared = properties.shared_memory_per_block_optin
+        if shared < _WIDE_SHARED_BYTES:
+            return f"head_dim {kv.head_dim} in {dtype} needs {_WIDE_SHARED_BYTES} bytes of shared memory, not {shared}"
     return None
 
 

@@ -116,7 +116,11 @@ def _scales(  # type: ignore[no-untyped-def]
     return k_scale, v_scale
 
 
-@triton.jit(do_not_specialize=["layer", "table_stride", "max_splits"])
+# What a plan holds are slices, aligned one way or the other: no reason to compile once more in the midst of serving.
+@triton.jit(
+    do_not_specialize=["layer", "table_stride", "max_splits"],
+    do_not_specialize_on_alignment=["tokens_ptr", "rows_ptr", "contexts_ptr", "table_ptr"],
+)
 def _decode(  # type: ignore[no-untyped-def]
     q_ptr,
     out_ptr,

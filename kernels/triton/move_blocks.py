@@ -47,7 +47,7 @@ def _move(pool: torch.Tensor, block_ids: torch.Tensor, staging: torch.Tensor, is
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["ids_ptr"])
 def _move_records(  # type: ignore[no-untyped-def]
     pool_ptr,
     staging_ptr,

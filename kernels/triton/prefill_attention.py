@@ -51,10 +51,10 @@ def prefill_attention(
     own tokens have been stored already and are read as they are stored. `window`: how many tokens a query sees, itself
     among them. Rows of pages past a chunk's last token are never read, whatever they hold.
 
-    FlashAttention-2 (arXiv:2307.08691) with all query heads of a group as rows of one tile (128 rows, 64 keys or 32),
-    so that each K and V tile is read once for the whole group; softmax in fp32 and base 2. FP8 elements become q's type
-    in registers, which is exact; a K row's scale multiplies its score, a V row's its weight. A chunk's result does not
-    depend on what else is in the batch.
+    FlashAttention-2 (arXiv:2307.08691) with all query heads of a group as rows of one tile (128 rows, 64 keys or, where
+    rows are wide, 32), so that each K and V tile is read once for the whole group; softmax in fp32 and base 2. FP8
+    elements become q's type in registers, which is exact; a K row's scale multiplies its score, a V row's its weight. A
+    chunk's result does not depend on what else is in the batch.
     """
     num_heads, head_dim = q.shape[1:]
     group = num_heads // pages.kv_heads
@@ -91,7 +91,7 @@ def prefill_attention(
     )
 
 
-@triton.jit(do_not_specialize=["layer", "table_stride"])
+@triton.jit(do_not_specialize=["layer", "table_stride"], do_not_specialize_on_alignment=["tiles_ptr", "table_ptr"])
 def _prefill(  # type: ignore[no-untyped-def]
     q_ptr,
     out_ptr,

@@ -59,7 +59,10 @@ def read_kv(pages: PageGeometry, layer: int, tiles: torch.Tensor, block_table: t
     )
 
 
-@triton.jit(do_not_specialize=["layer", "table_stride", "out_kv_stride"])
+@triton.jit(
+    do_not_specialize=["layer", "table_stride", "out_kv_stride"],
+    do_not_specialize_on_alignment=["tiles_ptr", "table_ptr"],
+)
 def _read_kv(  # type: ignore[no-untyped-def]
     tiles_ptr,
     table_ptr,

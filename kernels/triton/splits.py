@@ -74,7 +74,7 @@ def splits_of(  # type: ignore[no-untyped-def]
     return first, length, tl.cdiv(seen, length)
 
 
-@triton.jit(do_not_specialize=["max_splits"])
+@triton.jit(do_not_specialize=["max_splits"], do_not_specialize_on_alignment=["tokens_ptr", "contexts_ptr"])
 def _merge(  # type: ignore[no-untyped-def]
     out_ptr,
     partial_ptr,

@@ -48,7 +48,7 @@ def write_kv(pages: PageGeometry, layer: int, k: torch.Tensor, v: torch.Tensor, 
     )
 
 
-@triton.jit(do_not_specialize=["layer"])
+@triton.jit(do_not_specialize=["layer"], do_not_specialize_on_alignment=["slots_ptr"])
 def _write_kv(  # type: ignore[no-untyped-def]
     k_ptr,
     v_ptr,

@@ -91,12 +91,12 @@ def test_random_rows_in_pages_of_any_size_equal_the_oracle(
 @pytest.mark.parametrize("kv_dtype", [torch.float8_e4m3fn, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("window", [None, 300])
 def test_a_row_alone_gets_the_bits_that_it_gets_in_a_batch(kv_dtype: torch.dtype, window: int | None) -> None:
-    step = case(Rows([700, 200, 511, 3], [1] * 4), Heads(4, 2, 64), torch.bfloat16, kv_dtype, seed=4)
+    step = case(Rows([520, 200, 255, 3], [1] * 4), Heads(4, 2, 64), torch.bfloat16, kv_dtype, seed=4)
     together = decoded(step, window)
     for row in range(4):
         assert torch.equal(decoded(step, window, [row])[0], together[row])
         # And where a captured launch covers longer contexts.
-        assert torch.equal(decoded(step, window, [row], max_context=5000)[0], together[row])
+        assert torch.equal(decoded(step, window, [row], max_context=2000)[0], together[row])
 
 
 def test_longer_splits_take_over_where_a_row_would_have_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
