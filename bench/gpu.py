@@ -15,6 +15,7 @@ import click
 import torch
 from rich.console import Console
 
+from bench.gpu_attention import measure_attention
 from bench.gpu_ceilings import DeviceCeilings, Sizes, measure_ceilings
 from bench.gpu_figures import Asked, Figure, table_of
 from bench.gpu_models import LLAMA_8B, QWEN3_06B, random_model
@@ -39,9 +40,7 @@ def ceiling_figures(ceilings: DeviceCeilings) -> list[Figure]:
     ]
 
 
-def attention_figures(device: torch.device) -> list[Figure]:
-    from bench.gpu_attention import measure_attention
-
+def attention_figures(device: torch.device, ceilings: DeviceCeilings) -> list[Figure]:
     return [
         Figure(
             row.name,
@@ -49,9 +48,9 @@ def attention_figures(device: torch.device) -> list[Figure]:
             row.unit,
             row.ceiling,
             row.share,
-            Asked(">=", ATTENTION_SHARE) if "decode" in row.name else None,
+            Asked(">=", ATTENTION_SHARE) if row.name.startswith("decode attention") else None,
         )
-        for row in measure_attention(device)
+        for row in measure_attention(device, ceilings=ceilings)
     ]
 
 
@@ -99,9 +98,10 @@ def main(json_file: Path | None, only: str | None) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     console = Console(width=max(Console().width, 130))
     ceilings = measure_ceilings(device, Sizes())
+    torch.cuda.empty_cache()
     figures = ceiling_figures(ceilings)
     parts: dict[str, Callable[[], list[Figure]]] = {
-        "attention": lambda: attention_figures(device),
+        "attention": lambda: attention_figures(device, ceilings),
         "steps": lambda: step_figures(MODELS, ceilings, StepSizes(), device),
         "transfers": lambda: transfer_figures(MODELS, ceilings, _TRANSFER_BYTES, device),
     }

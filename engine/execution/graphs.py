@@ -45,7 +45,7 @@ class Graph(Protocol):
 
 
 class GraphRecorder(Protocol):
-    def record(self, work: Callable[[], None]) -> Graph:
+    def record(self, work: Callable[[], object]) -> Graph:
         """Record what `work` launches; it is run once before, so that whatever is made on first use is there."""
         ...
 
@@ -58,7 +58,7 @@ class CudaGraphRecorder:
         self._pool = _cuda.graph_pool_handle()
         self._stream = _cuda.Stream(device)
 
-    def record(self, work: Callable[[], None]) -> Graph:
+    def record(self, work: Callable[[], object]) -> Graph:
         current = _cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with _cuda.stream(self._stream):

@@ -11,9 +11,10 @@ from engine.execution.graphs import DecodeGraphs, GraphRecorder
 from engine.execution.sampler import FAULT, Sampler
 from engine.execution.slots import Slots
 from engine.execution.staging import Staging, staging_for
-from engine.ids import SeqSlot
+from engine.ids import BlockId, SeqSlot, StepId
 from engine.models.llama import LlamaModel
-from engine.scheduling.plan import StepPlan, StepResult
+from engine.sampling import SamplingParams
+from engine.scheduling.plan import NewSequence, StepPlan, StepResult, Work
 from kernels.attention.protocol import AttentionBackend, RefillableAttention
 
 _SCORED_ROWS = 128
@@ -73,6 +74,18 @@ class ModelRunner:
         timings.end_ns = timings.end_ns or time.monotonic_ns()
         timings.start_ns = timings.start_ns or timings.end_ns
         return result
+
+    def warm_up(self, num_tokens: int) -> None:
+        """Compute a prompt of as many tokens, and one more, and forget them: kernels are compiled and memory is there.
+
+        K and V go to the pool's first blocks, which nobody may own yet.
+        """
+        block_ids = [BlockId(number) for number in range(-(-(num_tokens + 1) // self._slots.block_size))]
+        sequence = NewSequence(SeqSlot(0), "warm-up", [0] * num_tokens, num_tokens, SamplingParams(), block_ids)
+        for start, count, added in ((0, num_tokens, [sequence]), (num_tokens, 1, [])):
+            work = Work([SeqSlot(0)], [start], [count], [True], [0], [])
+            self.execute(StepPlan(StepId(0), [], added, work))
+        self.reset()
 
     def reset(self) -> None:
         """Forget every sequence, for a new session."""

@@ -2,7 +2,7 @@
 
 Owned and called by the worker's engine thread. A slot's parameters are written once, when its sequence
 arrives; a step then only gathers them. What a batch needs beyond an argmax is decided from host-side flags,
-so on the way to a token nothing waits for the device, but for top-p without top-k (`truncation.py`).
+so on the way to a token nothing waits for the device.
 
 Order, as in vLLM: allowed ids, bad words, min_tokens' stop mask, logit bias; repetition, frequency and
 presence penalties; temperature; min_p; top_k, then top_p; draw. Log probabilities are of the raw logits.
@@ -20,7 +20,7 @@ from engine.execution.penalties import Penalties, penalised
 from engine.execution.staging import Staging
 from engine.execution.token_constraints import TokenConstraints
 from engine.execution.token_logprobs import token_logprobs
-from engine.execution.truncation import thresholds
+from engine.execution.truncation import settling_on, thresholds
 from engine.logprobs import Logprobs
 from engine.sampling import SamplingParams
 
@@ -62,6 +62,7 @@ class Sampler:
         self._top_k = np.zeros(max_seqs, dtype=np.int64)
         self._constraints: dict[int, TokenConstraints] = {}
         self._on_cpu = device.type == "cpu"
+        self._settle = settling_on(device)
 
     def add(self, slot: int, params: SamplingParams, num_prompt_tokens: int) -> None:
         """Set the parameters of a slot, whatever it held before. Output starts at position `num_prompt_tokens`."""
@@ -181,7 +182,8 @@ class Sampler:
             chosen = probabilities if len(truncated) == len(row_needs) else probabilities[rows]
             top_k = self._integers[slots[rows], 0]
             lowest = torch.zeros_like(temperature)
-            lowest[rows] = thresholds(chosen, top_k, top_p[rows], self._top_k[host_slots[truncated]].tolist())
+            host_top_k = self._top_k[host_slots[truncated]].tolist()
+            lowest[rows] = thresholds(chosen, top_k, top_p[rows], host_top_k, self._settle)
             probabilities.masked_fill_(probabilities < lowest[:, None], 0.0)
         return vocab_chunks.draw(probabilities, uniforms)
 

@@ -115,6 +115,8 @@ class LlamaModel:
         self.device = device
         self._max_tokens = max_tokens
         self._native: CpuDecoder | None = None
+        self.weight_bytes = 0
+        """In memory, once `pack` has laid them out."""
         self._operations = operations or choose_operations(device)
         self.rope = RotaryEmbedding(config, max_tokens, self._operations.rope_dtype(dtype), device)
         self._embedding = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device=device)
@@ -131,7 +133,7 @@ class LlamaModel:
     @property
     def arithmetic(self) -> str:
         """Whose operations compute the layers; results differ in their rounding."""
-        return self._operations.name if self._native is None else f"native-{self._native.isa}"
+        return self._operations.name if self._native is None else f"native-{self._native.arithmetic}"
 
     def build_layer(
         self, config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device, operations: Operations
@@ -151,18 +153,23 @@ class LlamaModel:
         """Names that a checkpoint may hold beside the tensor that they equal."""
         return {"lm_head.weight": "model.embed_tokens.weight"} if self.config.tie_word_embeddings else {}
 
-    def pack(self, kernels: CpuKernels | None) -> None:
+    def pack(self, kernels: CpuKernels | None, *, int8_weights: bool = False) -> None:
         """Once the weights are loaded: re-lay them where that makes products faster.
 
         With `kernels` all layers are computed natively from then on, and only attention of the same kernels will do.
         A tied projection to the vocabulary becomes a copy of the embedding then, which lookups read row by row.
+        `int8_weights`, which needs kernels, rounds the weights of all products.
         """
+        self.weight_bytes = sum(target.nbytes for target in self.targets().values())
         if kernels is not None:
-            self._native = self._native_decoder(kernels)
+            self._native = self._native_decoder(kernels, int8_weights)
+            self.weight_bytes = self._native.weight_bytes
             self.rope = RotaryEmbedding(self.config, self._max_tokens, torch.float32, self.device)
         elif can_pack(self.dtype, self.device):
             for layer in self._layers:
                 layer.pack()
+            if self.config.tie_word_embeddings:
+                self.weight_bytes += self._embedding.nbytes
             self._lm_head.pack()
 
     def hidden(
@@ -202,7 +209,7 @@ class LlamaModel:
         assert self._native is None
         self._lm_head.into(hidden, out)
 
-    def _native_decoder(self, kernels: CpuKernels) -> CpuDecoder:
+    def _native_decoder(self, kernels: CpuKernels, int8_weights: bool) -> CpuDecoder:
         config = self.config
         shape = DecoderShape(
             hidden_size=config.hidden_size,
@@ -215,4 +222,7 @@ class LlamaModel:
         )
         # Packed one by one, and dropped, so that the weights are in memory once and a layer.
         layers = (self._layers.pop(0).plain(window) for window in config.windows)
-        return CpuDecoder(kernels, shape, layers, self._norm.weight, self._embedding, self._lm_head.plain().weight)
+        lm_head = self._lm_head.plain().weight
+        return CpuDecoder(
+            kernels, shape, layers, self._norm.weight, self._embedding, lm_head, int8_weights=int8_weights
+        )

@@ -38,6 +38,11 @@ class Dtype(enum.StrEnum):
     FP32 = "fp32"
 
 
+class Weights(enum.StrEnum):
+    AUTO = "auto"
+    INT8 = "int8"
+
+
 class KvDtype(enum.StrEnum):
     AUTO = "auto"
     FP8 = "fp8"
@@ -54,6 +59,9 @@ class WorkerConfig(ServiceConfig):
     served_model_name: str | None = setting("Name that clients know the model by; default: from --model.", None)
     device: Device = setting("Where the model runs; auto takes CUDA where there is a device.", Device.AUTO)
     dtype: Dtype = setting("Type of weights and activations; auto keeps the checkpoint's.", Dtype.AUTO)
+    weights: Weights = setting(
+        "Type of the weights of products; auto: --dtype's; int8 rounds them, and activations, on a CPU.", Weights.AUTO
+    )
     kv_dtype: KvDtype = setting("Type of cached keys and values; auto takes the activations'.", KvDtype.FP8)
     block_size: int = setting("Tokens per cache block.", 16, minimum=1)
     device_cache: ByteSize | None = setting("Size of the device block pool; default: from the memory.", None)

@@ -16,7 +16,7 @@ from kvstore.host_memory import available_bytes
 from kvstore.layout import BlockLayout
 from services.common import logs
 from services.common.model_path import CHECKPOINT_FILES, resolve_model
-from services.worker.config import CpuKernels, CudaGraphs, Device, Dtype, KvDtype, WorkerConfig
+from services.worker.config import CpuKernels, CudaGraphs, Device, Dtype, KvDtype, Weights, WorkerConfig
 from services.worker.cores import usable_cores
 from services.worker.gauged_executor import GaugedExecutor
 from services.worker.loaded_engine import LoadedEngine, LoadProgress, TierNews, WorkerFacts
@@ -44,6 +44,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         max_model_tokens=config.max_model_len,
         progress=progress,
         isa=_isa(config.cpu_kernels),
+        int8_weights=config.weights is Weights.INT8,
     )
     dtype = loaded.model.dtype
     kv_dtype = dtype if config.kv_dtype is KvDtype.AUTO else _KV_DTYPES[config.kv_dtype]
@@ -68,6 +69,8 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         max_model_tokens=loaded.max_model_tokens,
         recorder=_graph_recorder(config.cuda_graphs, loaded, attention),
     )
+    if device.type == "cuda":
+        runner.warm_up(min(config.max_batched_tokens, loaded.max_model_tokens - 1))
     cache_namespace = namespace(
         loaded.config,
         loaded.weights_digest,
@@ -94,6 +97,8 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         dtype=_NAMES[dtype],
         kv_dtype=_NAMES[kv_dtype],
         attention_backend=attention.name,
+        weights="int8" if config.weights is Weights.INT8 else _NAMES[dtype],
+        weight_bytes=loaded.model.weight_bytes,
         rope_length_dependent_from_tokens=loaded.model.rope.length_dependent_from,
         num_host_slots=tiers.num_host_slots,
         host_is_pinned=tiers.host_is_pinned,

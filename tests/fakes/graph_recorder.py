@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ReplayedCall:
-    work: Callable[[], None]
+    work: Callable[[], object]
     num_replays: int = 0
 
     def replay(self) -> None:
@@ -23,7 +23,7 @@ class FakeGraphRecorder:
     graphs: list[ReplayedCall] = field(default_factory=list)
     """In the order in which they were recorded."""
 
-    def record(self, work: Callable[[], None]) -> ReplayedCall:
+    def record(self, work: Callable[[], object]) -> ReplayedCall:
         work()
         self.graphs.append(ReplayedCall(work))
         return self.graphs[-1]

@@ -21,6 +21,8 @@ _WAITING = {
     "aten::repeat_interleave": "has a shape that depends on values",
     "aten::lift_fresh": "makes a tensor of host data (torch.tensor, from_numpy) outside of the staging",
 }
+_HARMLESS = ("self_int",)
+"""Overloads: of repeat_interleave, the one with one number for all."""
 
 
 class WouldWait(AssertionError):
@@ -53,7 +55,7 @@ class SyncWatch(TorchDispatchMode):
         if not self._num_allowing:
             self.num_operations += 1
             name = func._schema.name  # type: ignore[attr-defined]
-            if name in _WAITING:
+            if name in _WAITING and func._overloadname not in _HARMLESS:  # type: ignore[attr-defined]
                 raise WouldWait(f"{name} {_WAITING[name]}")
             if name in ("aten::index", "aten::index_put", "aten::index_put_"):
                 indices = [index for index in args[1] if index is not None]

@@ -49,8 +49,8 @@ def test_a_random_model_has_weights_everywhere_and_its_own_in_every_process() ->
 
 
 def test_the_roofline_is_the_slower_of_bytes_and_operations() -> None:
-    assert Cost(4e9, 1e9).least_s(2e9, 4e9) == 2.0
-    assert Cost(1e9, 1e10).least_s(2e9, 4e9) == 2.5
+    assert Cost(4e9, 1e9, 0, 2).least_s(2e9, 4e9) == 2.0
+    assert Cost(1e9, 8e9, 2e9, 2).least_s(2e9, 4e9) == 2.5
 
 
 def test_a_decode_steps_bytes_grow_with_rows_and_context_by_their_keys_and_values() -> None:

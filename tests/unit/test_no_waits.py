@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from engine.execution import sampler
 from engine.execution.loading import LoadedModel, load_model
 from engine.execution.runner import ModelRunner
 from engine.ids import BlockId, SeqSlot, StepId
@@ -161,7 +162,17 @@ def test_the_watch_sees_what_would_wait(wait: Callable[[torch.Tensor], object]) 
         wait(torch.ones(2))
 
 
-def test_top_p_alone_is_the_exception(loaded: LoadedModel) -> None:
-    """`truncation.thresholds` looks whether its guess held; remove this test with that look."""
-    with pytest.raises(WouldWait):
-        run(loaded, [SamplingParams(top_p=0.9, seed=3)] * 2, has_graphs=True)
+@pytest.mark.parametrize("settles", [True, False])
+def test_top_p_alone_waits_only_where_nothing_settles_nuclei_on_the_device(
+    loaded: LoadedModel, settles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    if settles:
+        monkeypatch.setattr(sampler, "settling_on", lambda _: lambda *tensors: calls.append(len(tensors)))
+    samplings = [SamplingParams(top_p=0.9, seed=3)] * 2
+    if not settles:
+        with pytest.raises(WouldWait):
+            run(loaded, samplings, has_graphs=True)
+        return
+    _, staging = run(loaded, samplings, has_graphs=True)
+    assert staging.num_fetched == len(calls) == 5
