@@ -37,6 +37,10 @@ class Workload:
         """The same with no more than its first requests."""
         return replace(self, requests=self.requests[:num_requests])
 
+    def with_output(self, max_tokens: int) -> "Workload":
+        """The same prompts with another number of tokens to generate."""
+        return replace(self, requests=tuple(replace(request, max_tokens=max_tokens) for request in self.requests))
+
 
 def throughput(vocab_size: int, seed: int, num_requests: int = 32) -> Workload:
     """W1: 32 requests at once, 32-512 tokens in, 32-128 out, uniform."""
@@ -80,6 +84,12 @@ def steady_decode(vocab_size: int, seed: int, num_running: int, max_tokens: int)
     return Workload(
         "gap", f"{num_running} running sequences", _draw([(64, max_tokens)] * num_running, vocab_size, seed), True
     )
+
+
+def running(vocab_size: int, seed: int, num_running: int, context: int, max_tokens: int) -> Workload:
+    """`num_running` sequences at once whose last token is computed at a context of `context`."""
+    sizes = [(context - max_tokens, max_tokens)] * num_running
+    return Workload("running", f"{num_running} at {context}", _draw(sizes, vocab_size, seed), True)
 
 
 def _draw(sizes: list[tuple[int, int]], vocab_size: int, seed: int) -> tuple[BenchRequest, ...]:
