@@ -25,6 +25,9 @@ from bench.records import summarize
 from bench.workloads import Workload, one_stream, prefill, shared_prefix, throughput
 
 WORKLOADS = ("W1", "W2", "W3", "W4")
+
+# As much cache as the peers are given, so that all fit into memory beside each other.
+OUR_SIZES = ("--device-cache", "2GiB", "--host-cache", "1GiB", "--max-model-len", "8192")
 NUM_AT_ONCE = {"135m": 32, "0.6b": 16}
 
 
@@ -150,7 +153,7 @@ def main(
     for name in names:
         with console.status(f"preparing {name}"):
             try:
-                peers.append(make_peer(name, path, environments.absolute(), ("--kv-dtype", kv_dtype)))
+                peers.append(make_peer(name, path, environments.absolute(), ("--kv-dtype", kv_dtype, *OUR_SIZES)))
             except PeerMissing as lack:
                 missing[name] = str(lack)
             except PeerFailed as failure:

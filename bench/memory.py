@@ -4,7 +4,7 @@
 
 For each shape a stack serves W1 and a long prompt; then the sizes that the worker states (weights, device pool, host
 tier) stand beside its peak resident memory. After that the demo model runs through as many steps as asked, a few short
-requests at a time, in caches so small that they are soon full; resident memory of each service is read after every batch
+requests at a time, in caches so small that they are soon full; resident memory of each service is read after each batch
 of requests, and medians over the first and the last third show whether it grows. Linux only: it reads /proc.
 """
 
