@@ -26,6 +26,7 @@ from bench.workloads import prefill, running, throughput
 from tiercel.client import AsyncClient, StackStatus
 
 MIB = 1 << 20
+SIZES = ("--device-cache", "1GiB", "--host-cache", "512MiB", "--max-model-len", "8192")
 SMALL_CACHES = ("--device-cache", "16MiB", "--host-cache", "16MiB", "--disk-cache", "64MiB")
 
 
@@ -132,7 +133,7 @@ def main(shapes: tuple[str, ...], weights: str, steps: int, json_path: Path | No
     table = Table("shape", "weights", "device pool", "host tier", "accounted MiB", "peak RSS MiB", "beyond MiB")
     for shape in shapes or SHAPES:
         with console.status(f"serving {shape}"):
-            peer = TiercelPeer(checkpoint(SHAPES[shape]), ("--weights", weights))
+            peer = TiercelPeer(checkpoint(SHAPES[shape]), ("--weights", weights, *SIZES))
             each = footprints[shape] = footprint(peer, SHAPES[shape].vocab_size)
         sizes = (each.weights, each.device, each.host, each.accounted, each.peak_rss, each.peak_rss - each.accounted)
         table.add_row(shape, *(f"{size / MIB:.0f}" for size in sizes))

@@ -4,13 +4,15 @@
 
 Everything goes through the whole stack over gRPC. Prompts are computed before (and found in the cache), so that the
 figures are of decoding alone. The roofline is the bytes that a step cannot do without, which are the weights once and K
-and V of every sequence, over the rate at which this machine reads memory, measured first. Each kind of weights has a
-stack of its own; they take turns within a round and idle meanwhile.
+and V of every sequence, over the rate at which this machine reads as many bytes again and again, which is higher where
+they fit into its caches; it is measured first. Each kind of weights has a stack of its own; they take turns within a
+round and idle meanwhile.
 """
 
+import functools
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,9 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.checkpoints import SHAPES, checkpoint
+from bench.roofline import weights_of_products
 from bench.scaling_plots import draw
 from bench.tiercel_peer import TiercelPeer
 from bench.workloads import Workload, running
+from engine.models.config import ModelConfig
 from kernels.cpu.library import load_kernels
 from tiercel.client import WorkerStatus
 
@@ -31,6 +35,9 @@ CONTEXTS = (128, 512, 1024, 2048, 4096, 8192)
 CONTEXT_OF_MANY = 256
 OUTPUT_TOKENS = 64
 WEIGHTS = ("auto", "int8")
+BYTES_PER_WEIGHT = {"int8": 1, "bf16": 2, "fp16": 2, "fp32": 4}
+STRIDE = 64 << 20
+SIZES = ("--device-cache", "2GiB", "--host-cache", "0", "--max-model-len", "8192")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +60,18 @@ class Point:
         return 1000 * self.num_running / self.roofline_ms
 
 
-def roofline_ms(worker: WorkerStatus, num_running: int, mean_context: float, read_bytes_per_s: float) -> float:
-    kv_bytes = num_running * mean_context * worker.block_bytes / worker.block_size_tokens
-    return 1000 * (worker.weight_bytes + kv_bytes) / read_bytes_per_s
+class Roofline:
+    """Least time of a step by the bytes that it reads."""
+
+    def __init__(self, config: ModelConfig, read_bytes_per_s: Callable[[int], float]) -> None:
+        """`read_bytes_per_s` measures the rate for a number of bytes; once for each 64 MiB of them."""
+        self._num_weights = sum(weights_of_products(config))
+        self._read_bytes_per_s = functools.cache(read_bytes_per_s)
+
+    def step_ms(self, worker: WorkerStatus, num_running: int, mean_context: float) -> float:
+        kv_bytes = num_running * mean_context * worker.block_bytes / worker.block_size_tokens
+        num_bytes = self._num_weights * BYTES_PER_WEIGHT[worker.weights] + kv_bytes
+        return 1000 * num_bytes / self._read_bytes_per_s(max(1, round(num_bytes / STRIDE)) * STRIDE)
 
 
 def decode_tpot_ms(peer: TiercelPeer, workload: Workload) -> float:
@@ -72,23 +88,24 @@ def cases(max_model_tokens: int) -> list[tuple[int, int]]:
 
 
 def measure(
-    peers: dict[str, TiercelPeer], vocab_size: int, rounds: int, read_bytes_per_s: float, console: Console
+    peers: dict[str, TiercelPeer], vocab_size: int, rounds: int, roofline: Roofline, console: Console
 ) -> list[Point]:
-    points: dict[tuple[str, int, int], Point] = {}
     workers = {weights: peer.worker_status() for weights, peer in peers.items()}
     model_tokens = min(worker.max_model_tokens for worker in workers.values())
+    points = {}
+    with console.status("measuring how fast memory is read"):
+        for num_running, context in cases(model_tokens):
+            for weights, worker in workers.items():
+                least = roofline.step_ms(worker, num_running, context - OUTPUT_TOKENS / 2)
+                points[weights, num_running, context] = Point(worker.weights, num_running, context, [], least)
     for number in range(rounds):
         for num_running, context in cases(model_tokens):
             seed = 10_000_000 * number + 10_000 * num_running + context
             workload = running(vocab_size, seed, num_running, context, OUTPUT_TOKENS)
             for weights, peer in peers.items():
-                worker = workers[weights]
-                where = f"round {number + 1} of {rounds}: {num_running} at {context}, weights {worker.weights}"
-                least = roofline_ms(worker, num_running, context - OUTPUT_TOKENS / 2, read_bytes_per_s)
-                point = points.setdefault(
-                    (weights, num_running, context), Point(worker.weights, num_running, context, [], least)
-                )
-                with console.status(where):
+                point = points[weights, num_running, context]
+                where = f"{num_running} at {context}, weights {point.weights}"
+                with console.status(f"round {number + 1} of {rounds}: {where}"):
                     point.tpot_ms.append(decode_tpot_ms(peer, workload))
     return list(points.values())
 
@@ -108,18 +125,19 @@ def main(
     """Curves of decoding through the whole stack: by running sequences and by context."""
     console = Console(stderr=True)
     path = checkpoint(SHAPES[shape])
-    rate = load_kernels().ceilings().read_bytes_per_s
+    kernels = load_kernels()
+    roofline = Roofline(ModelConfig.from_hf(path), lambda num_bytes: kernels.ceilings(num_bytes).read_bytes_per_s)
     with ExitStack() as stops:
         peers = {}
         for each in weights or WEIGHTS:
             with console.status(f"starting the stack with weights {each}"):
-                peers[each] = TiercelPeer(path, ("--kv-dtype", kv_dtype, "--weights", each))
+                peers[each] = TiercelPeer(path, ("--kv-dtype", kv_dtype, "--weights", each, *SIZES))
                 peers[each].start()
                 stops.callback(peers[each].stop)
-        points = measure(peers, SHAPES[shape].vocab_size, rounds, rate, console)
-    show(points, f"{shape}, {kv_dtype} blocks, median of {rounds}; memory reads {rate / 1e9:.1f} GB/s")
+        points = measure(peers, SHAPES[shape].vocab_size, rounds, roofline, console)
+    show(points, f"{shape}, {kv_dtype} blocks, median of {rounds}")
     if json_path is not None:
-        facts = {"shape": shape, "kv_dtype": kv_dtype, "read_bytes_per_s": rate}
+        facts = {"shape": shape, "kv_dtype": kv_dtype}
         json_path.write_text(json.dumps(facts | {"points": [asdict(point) for point in points]}, indent=1) + "\n")
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)

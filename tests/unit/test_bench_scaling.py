@@ -1,20 +1,59 @@
 """The arithmetic and the pictures of `bench.scaling`, and what `bench.memory` calls growth."""
 
+import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from bench.memory import MIB, Growth, proc_bytes
-from bench.scaling import Point, cases
+from bench.scaling import Point, Roofline, cases
 from bench.scaling_plots import draw
 from bench.workloads import running
+from engine.models.config import ModelConfig
+from tiercel.client import WorkerStatus
 
 
 def test_rates_are_of_all_sequences() -> None:
     point = Point("bf16", 8, 256, [10.0, 20.0], 4.0)
     assert point.tokens_per_s == [800, 400]
     assert point.roofline_tokens_per_s == 2000
+
+
+def test_the_roofline_reads_all_weights_once_and_the_blocks_of_every_sequence(tmp_path: Path) -> None:
+    """The tiny model has 2 layers of (64·64·2 + 64·32·2 + 3·64·128) weights, and 256·64 of the vocabulary."""
+    asked = []
+
+    def rate(num_bytes: int) -> float:
+        asked.append(num_bytes)
+        return 1e9
+
+    roofline = Roofline(tiny_config(tmp_path), rate)
+    weights = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128) + 256 * 64
+    for name, size in (("bf16", 2), ("int8", 1)):
+        worker = SimpleNamespace(weights=name, block_bytes=1600, block_size_tokens=16)
+        step_ms = roofline.step_ms(cast(WorkerStatus, worker), 4, 100)
+        assert step_ms == pytest.approx(1000 * (size * weights + 4 * 100 * 100) / 1e9)
+    assert asked == [64 << 20]
+
+
+def tiny_config(folder: Path) -> ModelConfig:
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 128,
+        "vocab_size": 256,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-6,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return ModelConfig.from_hf(folder)
 
 
 def test_contexts_beyond_the_model_are_left_out() -> None:
