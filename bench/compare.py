@@ -3,7 +3,7 @@
     python -m bench.compare [--shape 135m] [--rounds 3] [--peer tiercel --peer vllm] [--workload W1] [--json FILE]
 
 Every round runs each workload on every peer in turn, so that a slow minute of the machine hits all alike; the table
-shows medians over rounds and their range, and below how we stand to the fastest peer. All peers stay loaded, or, with
+shows medians over rounds and their range, and below how we stand to the fastest rival. All peers stay loaded, or, with
 `--in-turn` (the default of the larger shape), one at a time is. Each is warmed up with other prompts first, which is
 not counted. Peers whose environment is not there (`python -m bench.peer_venvs`) are named as missing.
 """
@@ -158,6 +158,8 @@ def main(
                 missing[name] = str(lack)
             except PeerFailed as failure:
                 comparison.failures[name] = str(failure)
+    # Whom none of the workloads asks for need not be started.
+    peers = [peer for peer in peers if any(share_of(peer.name, each) for each in comparison.workloads(1))]
     if beside if beside is not None else shape == "135m":
         comparison.run_beside(peers, rounds)
     else:

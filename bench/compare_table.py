@@ -1,4 +1,7 @@
-"""The figures of a comparison: columns, medians and ranges, and how we stand to the fastest peer of each column."""
+"""The figures of a comparison: columns, medians and ranges, and how we stand to the fastest peer of each column.
+
+Peers whose weights take a byte are no rivals of ours in bf16, but all are of ours in int8.
+"""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -63,17 +66,26 @@ def is_ours(name: str) -> bool:
     return name.startswith("tiercel")
 
 
+def has_byte_weights(name: str) -> bool:
+    return name.endswith(("int8", "q8_0"))
+
+
+def rivals(ours: str, names: Sequence[str]) -> list[str]:
+    """Whom we are held against: with weights of a byte everyone, with those of the checkpoint whoever keeps them too."""
+    others = [name for name in names if not is_ours(name)]
+    return others if has_byte_weights(ours) else [name for name in others if not has_byte_weights(name)]
+
+
 def show(console: Console, heading: str, names: Sequence[str], titles: Sequence[str], results: Results) -> None:
     table = Table("", title=heading)
     for title in titles:
         table.add_column(title, justify="right")
     for name in names:
         table.add_row(name, *(_cell(values_of(results, name, title), COLUMNS[title].form) for title in titles))
-    others = [name for name in names if not is_ours(name)]
     table.add_section()
     for name in names:
-        if is_ours(name) and others:
-            stands = [standing(results, name, others, title) for title in titles]
+        if is_ours(name) and rivals(name, names):
+            stands = [standing(results, name, rivals(name, names), title) for title in titles]
             table.add_row(
                 f"{name}: times as fast", *(f"×{each.ratio:.2f} {each.peer}" if each else "" for each in stands)
             )
@@ -90,7 +102,6 @@ def _cell(values: list[float], form: str) -> str:
 def as_object(results: Results) -> dict[str, object]:
     """JSON: the values of every round by peer and column, and the standing of ours to all others."""
     names = list(dict.fromkeys(name for name, _ in results))
-    others = [name for name in names if not is_ours(name)]
     return {
         "peers": {
             name: {title: values for title in COLUMNS if (values := values_of(results, name, title))} for name in names
@@ -99,7 +110,7 @@ def as_object(results: Results) -> dict[str, object]:
             name: {
                 title: {"ratio": stands.ratio, "peer": stands.peer}
                 for title in COLUMNS
-                if (stands := standing(results, name, others, title)) is not None
+                if (stands := standing(results, name, rivals(name, names), title)) is not None
             }
             for name in names
             if is_ours(name)

@@ -10,7 +10,7 @@ import pytest
 
 from bench.checkpoints import Shape, checkpoint
 from bench.compare import workloads_of
-from bench.compare_table import as_object, standing
+from bench.compare_table import as_object, rivals, standing
 from bench.peer_process import PeerFailed, ProcessPeer
 from bench.peers import LIBRARIES, PEERS, PeerMissing, chosen, make_peer, share_of
 from bench.records import RequestRecord, Round, summarize
@@ -18,6 +18,7 @@ from bench.stack_cost import ENGINE_RUNNER
 from bench.workloads import one_stream, prefill, shared_prefix, throughput
 
 FAKE = Path(__file__).parents[1] / "fakes" / "peer_runner.py"
+BYTE_WEIGHTS = ("openvino-genai int8", "llama.cpp q8_0")
 TINY = Shape("tiny", "llama", 64, 2, 4, 2, 16, 128, 256, 10_000.0, 1024)
 
 
@@ -127,6 +128,11 @@ def test_ratios_are_above_one_where_we_are_faster() -> None:
     times_as_fast = as_object(results)["times_as_fast"]
     assert isinstance(times_as_fast, dict)
     assert times_as_fast["tiercel"]["W1 output tok/s"] == {"ratio": 0.9, "peer": "a"}
+
+
+def test_weights_of_a_byte_are_rivals_of_the_same_alone() -> None:
+    assert rivals("tiercel", PEERS) == [name for name in LIBRARIES if name not in BYTE_WEIGHTS]
+    assert rivals("tiercel int8", PEERS) == list(LIBRARIES)
 
 
 def test_peers_are_chosen_by_name_or_by_library() -> None:
