@@ -71,7 +71,7 @@ def has_byte_weights(name: str) -> bool:
 
 
 def rivals(ours: str, names: Sequence[str]) -> list[str]:
-    """Whom we are held against: with weights of a byte everyone, with those of the checkpoint whoever keeps them too."""
+    """Whom we are held against: with weights of a byte everyone, else whoever keeps those of the checkpoint too."""
     others = [name for name in names if not is_ours(name)]
     return others if has_byte_weights(ours) else [name for name in others if not has_byte_weights(name)]
 

@@ -11,6 +11,8 @@ of requests, and medians over the first and the last third show whether it grows
 import asyncio
 import json
 import statistics
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -34,6 +36,8 @@ SMALL_CACHES = ("--device-cache", "16MiB", "--host-cache", "16MiB", "--disk-cach
 class Footprint:
     """Bytes."""
 
+    libraries: int
+    """Of a process that has imported the engine and its libraries and loaded nothing."""
     weights: int
     device: int
     host: int
@@ -41,7 +45,7 @@ class Footprint:
 
     @property
     def accounted(self) -> int:
-        return self.weights + self.device + self.host
+        return self.libraries + self.weights + self.device + self.host
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +65,18 @@ class Growth:
         return self.last / self.first - 1
 
 
-def proc_bytes(pid: int, key: str) -> int:
+def proc_bytes(pid: int | str, key: str) -> int:
     """A size of `/proc/PID/status`: VmRSS is what is resident now, VmHWM the most that ever was."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == key:
             return int(value.split()[0]) * 1024
     raise KeyError(key)
+
+
+def library_bytes() -> int:
+    code = "import bench.memory as m, engine.execution.loading; print(m.proc_bytes('self', 'VmRSS'))"
+    return int(subprocess.check_output([sys.executable, "-c", code], text=True))
 
 
 def status_of(peer: TiercelPeer) -> StackStatus:
@@ -88,6 +97,7 @@ def footprint(peer: TiercelPeer, vocab_size: int) -> Footprint:
         assert worker is not None
         blocks = {tier.tier: tier.capacity_blocks for tier in worker.tiers}
         return Footprint(
+            libraries=library_bytes(),
             weights=worker.weight_bytes,
             device=blocks.get("device", 0) * worker.block_bytes,
             host=blocks.get("host", 0) * worker.block_bytes,
@@ -130,12 +140,22 @@ def main(shapes: tuple[str, ...], weights: str, steps: int, json_path: Path | No
     """The worker's memory by part, and the growth of all services over many steps."""
     console = Console(stderr=True)
     footprints: dict[str, Footprint] = {}
-    table = Table("shape", "weights", "device pool", "host tier", "accounted MiB", "peak RSS MiB", "beyond MiB")
+    table = Table(
+        "shape", "libraries", "weights", "device pool", "host tier", "accounted MiB", "peak RSS MiB", "beyond MiB"
+    )
     for shape in shapes or SHAPES:
         with console.status(f"serving {shape}"):
             peer = TiercelPeer(checkpoint(SHAPES[shape]), ("--weights", weights, *SIZES))
             each = footprints[shape] = footprint(peer, SHAPES[shape].vocab_size)
-        sizes = (each.weights, each.device, each.host, each.accounted, each.peak_rss, each.peak_rss - each.accounted)
+        sizes = (
+            each.libraries,
+            each.weights,
+            each.device,
+            each.host,
+            each.accounted,
+            each.peak_rss,
+            each.peak_rss - each.accounted,
+        )
         table.add_row(shape, *(f"{size / MIB:.0f}" for size in sizes))
     Console().print(table)
     growths: dict[str, Growth] = {}
