@@ -1,8 +1,8 @@
 """A whole decoder on the CPU as two calls: the layers, and the projection to the vocabulary.
 
 Weights are bfloat16 and widened in registers, or int8 with a scale for each output; the residual stream, the norms,
-RoPE and the softmax are fp32; what products read is rounded to bfloat16, and to int8 with a scale for each token where
-the weights are. A token's result does not depend on which others are computed beside it.
+RoPE and the softmax are fp32; what products read is rounded to bfloat16 where AMX multiplies it, and to int8 with a
+scale for each token where the weights are int8. A token's result does not depend on which others are computed with it.
 """
 
 import ctypes
@@ -241,7 +241,7 @@ class CpuDecoder:
         self._buffers = [
             torch.zeros(rows, self._layers[0].qkv.num_outputs, dtype=torch.float32),
             *(
-                torch.zeros(count, row_stride(size), dtype=torch.bfloat16)
+                torch.zeros(count, row_stride(size), dtype=torch.float32)
                 for count, size in (
                     (rows, shape.num_heads * shape.head_dim),
                     (block_rows, shape.hidden_size),

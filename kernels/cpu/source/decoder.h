@@ -44,12 +44,13 @@ struct Decoder {
     PackedLinear lm_head;
 };
 
-// What lies between the products. bf16 rows have the row stride of isa/gemm.h, with zeros between them.
+// What lies between the products. The rows that they read are of the type in isa/operand.h, four bytes a value at most,
+// and have the row stride of isa/gemm.h, with zeros between them.
 struct DecoderScratch {
     float* qkv;           // [tokens padded to 32, qkv outputs]
-    uint16_t* attended;   // [tokens padded to 32, heads * head_dim]
-    uint16_t* normed;     // [256 per thread, hidden]
-    uint16_t* activated;  // [256 per thread, intermediate]
+    void* attended;       // [tokens padded to 32, heads * head_dim]
+    void* normed;         // [256 per thread, hidden]
+    void* activated;      // [256 per thread, intermediate]
     int8_t* quantized;    // [256 per thread, quantized_stride], for int8 weights
     float* row_scales;    // [256 per thread]
     int64_t quantized_stride;

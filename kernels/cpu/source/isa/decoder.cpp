@@ -14,6 +14,8 @@ namespace {
 // Tokens of which one thread computes everything between two layers' attention, while it stays in its second cache.
 constexpr int64_t kBlockTokens = 256;
 
+constexpr int64_t kOperandBytes = sizeof(Operand);
+
 // Below, the threads share each product, since every one of them would otherwise read all weights.
 constexpr int64_t kMinBlockTokens = 64;
 
@@ -50,7 +52,7 @@ public:
             before_attention(range, 0);
         });
         for (int64_t layer = 0; layer < model_.num_layers; ++layer) {
-            const Heads out{scratch_.attended, attended_stride_, model_.head_dim, Element::kBf16};
+            const Heads out{scratch_.attended, attended_stride_, model_.head_dim, kOperand};
             attend(kv_, layer, model_.layers[layer].window, batch_, work_, heads(0), out, team_);
             team_.barrier();
             each_range([&](const Range& range) {
@@ -108,10 +110,10 @@ private:
 
     void after_attention(const Range& range, int64_t layer) {
         const DecoderLayer& weights = model_.layers[layer];
-        add(range, scratch_.attended + range.first * attended_stride_, attended_stride_,
+        add(range, static_cast<Operand*>(scratch_.attended) + range.first * attended_stride_, attended_stride_,
             model_.num_heads * model_.head_dim, weights.output);
         norm(range, weights.mlp_norm);
-        bf16* activated = scratch_.activated + range.row * activated_stride_;
+        Operand* activated = static_cast<Operand*>(scratch_.activated) + range.row * activated_stride_;
         multiply(normed(range), range.size(), weights.gate_up, range.team,
                  [&](int64_t row, int64_t output, const float* sums) {
                      silu_mul(sums, sums + 16, activated + row * activated_stride_ + output / 2);
@@ -126,7 +128,7 @@ private:
         range.each_token([&](int64_t first, int64_t last) {
             for (int64_t token = first; token < last; ++token) {
                 const int64_t row = range.row + token - range.first;
-                bf16* into = scratch_.normed + row * normed_stride_;
+                Operand* into = static_cast<Operand*>(scratch_.normed) + row * normed_stride_;
                 rms_norm(step_.hidden + token * size, weight, model_.norm_eps, size, into);
                 if (is_quantized_) quantize(into, size, row);
             }
@@ -136,10 +138,11 @@ private:
 
     Rows normed(const Range& range) const {
         if (is_quantized_) return quantized(range);
-        return {scratch_.normed + range.row * normed_stride_, 2 * normed_stride_, nullptr};
+        return {static_cast<Operand*>(scratch_.normed) + range.row * normed_stride_, kOperandBytes * normed_stride_,
+                nullptr};
     }
 
-    void quantize(const bf16* x, int64_t size, int64_t row) {
+    void quantize(const Operand* x, int64_t size, int64_t row) {
         scratch_.row_scales[row] = quantize_row(x, size, scratch_.quantized + row * quantized_stride_);
     }
 
@@ -160,9 +163,9 @@ private:
     }
 
     // Adds the product of rows x of `num_inputs` to the residual stream.
-    void add(const Range& range, const bf16* x, int64_t stride, int64_t num_inputs, const PackedLinear& linear) {
+    void add(const Range& range, const Operand* x, int64_t stride, int64_t num_inputs, const PackedLinear& linear) {
         const int64_t size = model_.hidden_size;
-        Rows rows{x, 2 * stride, nullptr};
+        Rows rows{x, kOperandBytes * stride, nullptr};
         if (is_quantized_) {
             range.each_token([&](int64_t first, int64_t last) {
                 for (int64_t token = first; token < last; ++token) {
@@ -230,7 +233,7 @@ void decoder_logits(const Decoder& model, const float* hidden, int64_t num_rows,
             const int64_t count = std::min(kBlockTokens, num_rows - start);
             Range{0, count, 0, team}.each_token([&](int64_t first, int64_t last) {
                 for (int64_t row = first; row < last; ++row) {
-                    bf16* normed = scratch.normed + row * stride;
+                    Operand* normed = static_cast<Operand*>(scratch.normed) + row * stride;
                     rms_norm(hidden + (start + row) * size, model.final_norm, model.norm_eps, size, normed);
                     if (model.lm_head.scales)
                         scratch.row_scales[row] =
@@ -240,7 +243,7 @@ void decoder_logits(const Decoder& model, const float* hidden, int64_t num_rows,
             team.barrier();
             const Rows rows = model.lm_head.scales
                                   ? Rows{scratch.quantized, scratch.quantized_stride, scratch.row_scales}
-                                  : Rows{scratch.normed, 2 * stride, nullptr};
+                                  : Rows{scratch.normed, kOperandBytes * stride, nullptr};
             multiply(rows, count, model.lm_head, team,
                      [&](int64_t row, int64_t output, const float* sums) {
                          std::memcpy(logits + (start + row) * outputs + output, sums, kPanel * sizeof(float));

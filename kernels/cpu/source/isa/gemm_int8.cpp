@@ -1,30 +1,22 @@
 // The product of one panel in int8. Sums of integers are exact, so all paths give the same.
 #include "gemm.h"
+#include "quantize.h"
 
 namespace tiercel::TIERCEL_ISA {
-namespace {
-
-// Whole numbers times the scales of row and output, in place.
-void scale_rows(const Rows& rows, int64_t num_rows, const float* scales, float* c) {
-    for (int64_t i = 0; i < num_rows; ++i) {
-        const Vec row = Vec::of(rows.scales[i]);
-        float* sums = c + i * kPanel;
-        for (int64_t j = 0; j < kPanel; j += Vec::kLanes)
-            (Vec::of_integers(sums + j) * (row * Vec::load(scales + j))).store(sums + j);
-    }
-}
-
-}  // namespace
-
 #if defined(TIERCEL_ISA_AMX)
 
 // The caller's thread has its tiles configured.
-void multiply_panel_int8(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_inputs,
-                         const float* scales, const int32_t*, float* c, const Ahead& ahead) {
+void multiply_panel_int8(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, bool continues,
+                         const int32_t*, float* c, const Ahead& ahead) {
     const auto* a = static_cast<const uint8_t*>(rows.data);
     const int64_t stride = rows.stride_bytes, c_stride = kPanel * 4;
-    _tile_zero(0);
-    _tile_zero(1);
+    if (continues) {
+        _tile_loadd(0, c, c_stride);
+        _tile_loadd(1, c + 16, c_stride);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+    }
     if (num_rows <= 16) {
         for (int64_t k = 0; k < num_inputs; k += 64, panel += kStepBytes) {
             _tile_loadd(4, a + k, stride);
@@ -34,18 +26,23 @@ void multiply_panel_int8(const Rows& rows, int64_t num_rows, const uint8_t* pane
             _tile_dpbssd(1, 4, 7);
         }
     } else {
-        _tile_zero(2);
-        _tile_zero(3);
+        if (continues) {
+            _tile_loadd(2, c + 16 * kPanel, c_stride);
+            _tile_loadd(3, c + 16 * kPanel + 16, c_stride);
+        } else {
+            _tile_zero(2);
+            _tile_zero(3);
+        }
         const int64_t steps = num_inputs / 64, lines_per_step = (ahead.num_lines + steps - 1) / steps;
         const uint8_t* next = ahead.line;
         for (int64_t k = 0; k < num_inputs; k += 64, panel += kStepBytes) {
             for (int64_t line = 0; line < lines_per_step; ++line, next += 64) _mm_prefetch(next, _MM_HINT_T1);
-            _tile_loadd(4, a + k, stride);
+            _tile_stream_loadd(4, a + k, stride);
             _tile_loadd(6, panel, 64);
             _tile_dpbssd(0, 4, 6);
             _tile_loadd(7, panel + kStepBytes / 2, 64);
             _tile_dpbssd(1, 4, 7);
-            _tile_loadd(5, a + 16 * stride + k, stride);
+            _tile_stream_loadd(5, a + 16 * stride + k, stride);
             _tile_dpbssd(2, 5, 6);
             _tile_dpbssd(3, 5, 7);
         }
@@ -54,7 +51,6 @@ void multiply_panel_int8(const Rows& rows, int64_t num_rows, const uint8_t* pane
     }
     _tile_stored(0, c, c_stride);
     _tile_stored(1, c + 16, c_stride);
-    scale_rows(rows, num_rows, scales, c);
 }
 
 #else
@@ -79,41 +75,51 @@ struct Four {
         return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
     static Integers first(const int32_t*) { return _mm256_setzero_si256(); }
+    static Integers load(const float* c) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(c)); }
     static void store(Integers sum, float* c) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(c), sum); }
 };
 #else
 struct Four {
     using Integers = __m512i;
-    __m512i shifted;
-    // The instruction wants one factor unsigned: 128 more, which the sums make up for.
+    __m512i value;
     explicit Four(const int8_t* p) {
         int32_t both;
         std::memcpy(&both, p, 4);
-        shifted = _mm512_set1_epi32(static_cast<int32_t>(static_cast<uint32_t>(both) ^ 0x80808080u));
+        value = _mm512_set1_epi32(both);
     }
     Integers added(Integers sum, const uint8_t* w) const {
-        return _mm512_dpbusd_epi32(sum, shifted, _mm512_loadu_si512(w));
+        return _mm512_dpbusd_epi32(sum, value, _mm512_loadu_si512(w));
     }
+    // What each row has too much, 128 of all that an output is multiplied by.
     static Integers first(const int32_t* sums) {
+        static_assert(kQuantizedZero == 1 << 7);
         return _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(_mm512_loadu_si512(sums), 7));
     }
+    static Integers load(const float* c) { return _mm512_loadu_si512(c); }
     static void store(Integers sum, float* c) { _mm512_storeu_si512(c, sum); }
 };
 #endif
 
+#if defined(TIERCEL_ISA_AVX2)
+constexpr int kRowsAtOnce = 4;
+#else
+constexpr int kRowsAtOnce = 8;
+#endif
 constexpr int kColumns = 2;  // vectors of outputs that are summed together
 constexpr int kVecsPerTile = 16 / Vec::kLanes;
 constexpr int64_t kVecsPerPanel = 2 * kVecsPerTile;
 
 template <int kCount>
 void multiply_rows(const int8_t* a, int64_t stride, const uint8_t* panel, int64_t num_inputs, int64_t column,
-                   const int32_t* weight_sums, float* c) {
+                   bool continues, const int32_t* weight_sums, float* c) {
     typename Four::Integers sums[kCount][kColumns];
     const uint8_t* tiles[kColumns];
     for (int j = 0; j < kColumns; ++j) {
         const int64_t vec = column + j;
         tiles[j] = panel + vec / kVecsPerTile * (kStepBytes / 2) + vec % kVecsPerTile * Vec::kLanes * 4;
-        for (auto& row : sums) row[j] = Four::first(weight_sums + vec * Vec::kLanes);
+        for (int i = 0; i < kCount; ++i)
+            sums[i][j] = continues ? Four::load(c + i * kPanel + vec * Vec::kLanes)
+                                   : Four::first(weight_sums + vec * Vec::kLanes);
     }
     for (int64_t k = 0; k < num_inputs; k += 64) {
         for (int64_t four = 0; four < 16; ++four) {
@@ -130,18 +136,22 @@ void multiply_rows(const int8_t* a, int64_t stride, const uint8_t* panel, int64_
 
 }  // namespace
 
-void multiply_panel_int8(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_inputs,
-                         const float* scales, const int32_t* sums, float* c, const Ahead&) {
+void multiply_panel_int8(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, bool continues,
+                         const int32_t* sums, float* c, const Ahead&) {
     const auto* a = static_cast<const int8_t*>(rows.data);
     const int64_t stride = rows.stride_bytes;
     for (int64_t column = 0; column < kVecsPerPanel; column += kColumns) {
         int64_t row = 0;
+        for (; row + kRowsAtOnce <= num_rows; row += kRowsAtOnce)
+            multiply_rows<kRowsAtOnce>(a + row * stride, stride, panel, num_inputs, column, continues, sums,
+                             c + row * kPanel);
         for (; row + 4 <= num_rows; row += 4)
-            multiply_rows<4>(a + row * stride, stride, panel, num_inputs, column, sums, c + row * kPanel);
+            multiply_rows<4>(a + row * stride, stride, panel, num_inputs, column, continues, sums,
+                             c + row * kPanel);
         for (; row < num_rows; ++row)
-            multiply_rows<1>(a + row * stride, stride, panel, num_inputs, column, sums, c + row * kPanel);
+            multiply_rows<1>(a + row * stride, stride, panel, num_inputs, column, continues, sums,
+                             c + row * kPanel);
     }
-    scale_rows(rows, num_rows, scales, c);
 }
 
 #endif
