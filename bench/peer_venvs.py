@@ -36,10 +36,11 @@ def make(folder: Path, name: str, index: str) -> None:
     python = python_of(folder, name)
     subprocess.run([sys.executable, "-m", "venv", "--clear", folder / name], check=True)
     pins = RUNNERS / f"{name}.txt"
-    words = ["install", "--no-deps", "-r", str(pins)]
-    if "+cpu" in pins.read_text():
-        words += ["--extra-index-url", index]
-    subprocess.run([python, "-m", "pip", *words], check=True, env={**os.environ, "CMAKE_ARGS": LLAMA_FLAGS})
+    install = [str(python), "-m", "pip", "install", "--no-deps"]
+    # These alone come from there: asking a second index for every package takes long.
+    if cpu_builds := [line for line in pins.read_text().splitlines() if line.endswith("+cpu")]:
+        subprocess.run([*install, "--extra-index-url", index, *cpu_builds], check=True)
+    subprocess.run([*install, "-r", str(pins)], check=True, env={**os.environ, "CMAKE_ARGS": LLAMA_FLAGS})
     (folder / name / ".made").touch()
 
 
