@@ -63,7 +63,7 @@ endef
 unit: $(KERNELS)
 	@echo "== Tests"; $(BIN)/pytest $(T)
 
-bench: $(KERNELS)  ## the benchmark table of the README, beside transformers (about 15 minutes)
+bench: $(KERNELS)  ## the benchmark table of the README, beside its peers, as far as their environments are there
 	@$(BIN)/python -m bench.compare
 
 gpu:  ## on a machine with a CUDA device: the kernels' tests and the GPU benchmark, results in $OUT (gpu-results)

@@ -1,154 +1,193 @@
-"""The small benchmark: this stack beside transformers, interleaved in one run, as a table.
+"""This stack beside other libraries, interleaved in one run, as a table.
 
-    python -m bench.compare [--shape 135m] [--rounds 3] [--json]
+    python -m bench.compare [--shape 135m] [--rounds 3] [--peer tiercel --peer vllm] [--workload W1] [--json FILE]
 
-Every round runs each workload on every peer in turn, so that a slow minute of the machine hits all alike; the
-table shows medians over rounds and their range. A first round, with other prompts and fewer of them, warms up and
-is not counted.
+Every round runs each workload on every peer in turn, so that a slow minute of the machine hits all alike; the table
+shows medians over rounds and their range, and below how we stand to the fastest rival. All peers stay loaded, or, with
+`--in-turn` (the default of the larger shape), one at a time is. Each is warmed up with other prompts first, which is
+not counted. Peers whose environment is not there (`python -m bench.peer_venvs`) are named as missing.
 """
 
 import json
-import statistics
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
 
-from bench.checkpoints import SHAPES, checkpoint
-from bench.peers import Peer
-from bench.records import Round, summarize
-from bench.tiercel_peer import TiercelPeer
-from bench.transformers_peer import WAYS, TransformersPeer
-from bench.workloads import Workload, one_stream, prefill, steady_decode, throughput
+from bench.checkpoints import SHAPES, cache_folder, checkpoint
+from bench.compare_table import COLUMNS, Results, as_object, show
+from bench.peer_process import PeerFailed, ProcessPeer
+from bench.peers import PEERS, Peer, PeerMissing, chosen, make_peer, share_of
+from bench.records import summarize
+from bench.workloads import Workload, one_stream, prefill, shared_prefix, throughput
 
-Results = dict[tuple[str, str], list[Round]]
+WORKLOADS = ("W1", "W2", "W3", "W4")
+
+# As much cache as the peers are given, so that all fit into memory beside each other.
+OUR_SIZES = ("--device-cache", "2GiB", "--host-cache", "1GiB", "--max-model-len", "8192")
+NUM_AT_ONCE = {"135m": 32, "0.6b": 16}
+
+
+def workloads_of(names: Sequence[str], vocab_size: int, seed: int, num_at_once: int) -> list[Workload]:
+    # A seed for each: prompts of one must not be the beginning of another's, which prefix caches would find.
+    made = {
+        "W1": [throughput(vocab_size, seed, num_at_once)],
+        "W2": [one_stream(vocab_size, seed + 1)],
+        "W3": [prefill(vocab_size, seed + 2), prefill(vocab_size, seed + 3, 4096)],
+        "W4": [shared_prefix(vocab_size, seed + 4)],
+    }
+    return [workload for name in WORKLOADS if name in names for workload in made[name]]
+
+
+class Comparison:
+    """Peers that fail are noted and left out from there on; the others go on."""
+
+    def __init__(self, shape: str, workloads: Sequence[str], console: Console) -> None:
+        self.results: Results = defaultdict(list)
+        self.failures: dict[str, str] = {}
+        self._vocab_size = SHAPES[shape].vocab_size
+        self._num_at_once = NUM_AT_ONCE[shape]
+        self._workloads = workloads
+        self._console = console
+
+    def workloads(self, number: int) -> list[Workload]:
+        return workloads_of(self._workloads, self._vocab_size, 1000 * number + 7, self._num_at_once)
+
+    def run_beside(self, peers: list[Peer], rounds: int) -> None:
+        with ExitStack() as stops:
+            started = []
+            for peer in peers:
+                if self._start(peer):
+                    stops.callback(peer.stop)
+                    started.append(peer)
+            for number in range(1, rounds + 1):
+                for workload in self.workloads(number):
+                    for peer in started:
+                        self._measure(peer, workload, f"round {number} of {rounds}")
+
+    def run_in_turn(self, peers: list[Peer], rounds: int) -> None:
+        for number in range(1, rounds + 1):
+            for peer in peers:
+                if peer.name in self.failures or not self._start(peer):
+                    continue
+                try:
+                    for workload in self.workloads(number):
+                        self._measure(peer, workload, f"round {number} of {rounds}")
+                finally:
+                    peer.stop()
+
+    def _start(self, peer: Peer) -> bool:
+        """Started and warm."""
+        with self._console.status(f"starting {peer.name}"):
+            try:
+                peer.start()
+            except PeerFailed as failure:
+                self.failures[peer.name] = str(failure)
+                return False
+            try:
+                peer.run(throughput(self._vocab_size, 5, num_requests=4))
+                peer.run(throughput(self._vocab_size, 6, num_requests=2))
+            except PeerFailed as failure:
+                self.failures[peer.name] = str(failure)
+                peer.stop()
+                return False
+            except BaseException:
+                peer.stop()
+                raise
+        return True
+
+    def _measure(self, peer: Peer, workload: Workload, where: str) -> None:
+        part = share_of(peer.name, workload)
+        if part is None or peer.name in self.failures:
+            return
+        with self._console.status(f"{where}: {workload.name} on {peer.name}"):
+            try:
+                self.results[peer.name, workload.name].append(summarize(part, peer.run(part)))
+            except PeerFailed as failure:
+                self.failures[peer.name] = str(failure)
 
 
 @click.command()
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="135m", show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--peers", "with_peers", type=bool, default=True, help="Measure transformers too.")
-@click.option("--kv-dtype", default="auto", show_default=True, help="Of our blocks; the peers keep the model's type.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-def main(shape: str, rounds: int, with_peers: bool, kv_dtype: str, as_json: bool) -> None:
-    """Output tokens/s of W1, TPOT and TTFT of W2, prefill tokens/s of W3, and the gaps between steps."""
-    console = Console(stderr=True)
-    vocab_size = SHAPES[shape].vocab_size
-    with console.status("making the checkpoint"):
-        path = checkpoint(SHAPES[shape])
-    flags = ("--kv-dtype", kv_dtype)
-    peers: list[Peer] = [TiercelPeer(path, flags)]
-    if with_peers:
-        peers += [TransformersPeer(path, way) for way in WAYS]
-    results: Results = defaultdict(list)
-    try:
-        for peer in peers:
-            with console.status(f"starting {peer.name}"):
-                peer.start()
-        for number in range(rounds + 1):
-            seed = 1000 * number + 7
-            at_once = throughput(vocab_size, seed, num_requests=32 if number else 4)
-            for workload in (at_once, one_stream(vocab_size, seed), prefill(vocab_size, seed)):
-                for peer in peers:
-                    with console.status(f"round {number} of {rounds}: {workload.name} on {peer.name}"):
-                        outcome = measure(peer, workload, warm_up=number == 0)
-                    if outcome is not None:
-                        results[peer.name, workload.name].append(outcome)
-    finally:
-        for peer in peers:
-            peer.stop()
-    gaps = {}
-    for num_running in (8, 32):
-        with console.status(f"gaps between steps at {num_running} running sequences"):
-            gaps[num_running] = step_gaps(TiercelPeer(path, flags), vocab_size, num_running)
-    if as_json:
-        click.echo(json.dumps(as_object(shape, rounds, results, gaps)))
-    else:
-        show(Console(), shape, rounds, [peer.name for peer in peers], results, gaps)
-
-
-@dataclass(frozen=True, slots=True)
-class Gaps:
-    """Between steps on the worker: from known ids of one to the forward pass of the next."""
-
-    p50_ms: float
-    p99_ms: float
-    back_to_back_share: float
-    """Of all steps, those whose plan was waiting on the worker in time; the gaps are theirs."""
-
-
-def step_gaps(peer: TiercelPeer, vocab_size: int, num_running: int) -> Gaps:
-    """On a fresh stack, so that nothing but these sequences is in the figures."""
-    peer.start()
-    try:
-        peer.run(steady_decode(vocab_size, seed=num_running, num_running=num_running, max_tokens=192))
-        worker = peer.worker_status()
-    finally:
-        peer.stop()
-    share = worker.back_to_back_steps / worker.steps
-    return Gaps(worker.step_gap_p50_ns / 1e6, worker.step_gap_p99_ns / 1e6, share)
-
-
-def measure(peer: Peer, workload: Workload, warm_up: bool) -> Round | None:
-    """None for the warm-up round, and where the workload says nothing new about the peer."""
-    if peer.name == "transformers, static batch" and not workload.at_once:
-        return None  # a batch of one is "one by one"
-    outcome = summarize(workload, peer.run(workload))
-    return None if warm_up else outcome
-
-
-Value = Callable[[Round], float]
-
-COLUMNS: dict[str, tuple[str, Value, str]] = {
-    "W1 output tok/s": ("W1", lambda r: r.output_tokens_per_s, "{:.1f}"),
-    "W2 TPOT ms": ("W2", lambda r: (r.tpot_s or 0.0) * 1e3, "{:.1f}"),
-    "W2 TTFT ms": ("W2", lambda r: r.ttft_s * 1e3, "{:.0f}"),
-    "W3 prefill tok/s": ("W3", lambda r: r.prefill_tokens_per_s, "{:.0f}"),
-}
-
-
-def show(
-    console: Console,
+@click.option("--peer", "words", multiple=True, help=f"One of: {', '.join(PEERS)}; or a library. Default: all.")
+@click.option("--workload", "workloads", type=click.Choice(WORKLOADS), multiple=True, help="Default: all.")
+@click.option("--kv-dtype", default="auto", show_default=True, help="Of our blocks; the peers have their own settings.")
+@click.option(
+    "--beside/--in-turn", default=None, help="Keep all peers loaded, or one at a time; default: by the shape."
+)
+@click.option(
+    "--environments",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=cache_folder() / "peers",
+    show_default=True,
+    help="Where bench.peer_venvs made them.",
+)
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures here too."
+)
+def main(
     shape: str,
     rounds: int,
-    names: list[str],
-    results: Results,
-    gaps: dict[int, Gaps],
+    words: tuple[str, ...],
+    workloads: tuple[str, ...],
+    kv_dtype: str,
+    beside: bool | None,
+    environments: Path,
+    json_path: Path | None,
 ) -> None:
-    table = Table(title=f"{shape} shape, bf16, median of {rounds} interleaved rounds (lowest-highest)")
-    table.add_column("")
-    for title in COLUMNS:
-        table.add_column(title, justify="right")
+    """Output tokens/s of W1, TPOT and TTFT of W2, prefill tokens/s of W3, TTFT of W4, of this stack and its peers."""
+    try:
+        names = chosen(words) if words else list(PEERS)
+    except KeyError as error:
+        raise click.UsageError(f"there is no peer {error}; there are: {', '.join(PEERS)}") from None
+    console = Console(stderr=True)
+    with console.status("making the checkpoint"):
+        path = checkpoint(SHAPES[shape])
+    comparison = Comparison(shape, workloads or WORKLOADS, console)
+    peers: list[Peer] = []
+    missing: dict[str, str] = {}
     for name in names:
-        cells = []
-        for workload, value, form in COLUMNS.values():
-            values = sorted(value(outcome) for outcome in results[name, workload])
-            spread = f" ({form.format(values[0])}-{form.format(values[-1])})" if len(values) > 1 else ""
-            cells.append(form.format(statistics.median(values)) + spread if values else "")
-        table.add_row(name, *cells)
-    console.print(table)
-    for num_running, gap in gaps.items():
-        console.print(
-            f"gap between steps at {num_running:2} running: p50 {gap.p50_ms:.3f} ms, p99 {gap.p99_ms:.3f} ms "
-            f"({gap.back_to_back_share:.0%} of steps back to back)"
-        )
-
-
-def as_object(shape: str, rounds: int, results: Results, gaps: dict[int, Gaps]) -> dict[str, object]:
-    peers: dict[str, dict[str, list[float]]] = defaultdict(dict)
-    for title, (workload, value, _form) in COLUMNS.items():
-        for (name, ran), outcomes in results.items():
-            if ran == workload:
-                peers[name][title] = [value(outcome) for outcome in outcomes]
-    return {
-        "shape": shape,
-        "rounds": rounds,
-        "peers": peers,
-        "step_gaps": {num_running: asdict(gap) for num_running, gap in gaps.items()},
-    }
+        with console.status(f"preparing {name}"):
+            try:
+                peers.append(make_peer(name, path, environments.absolute(), ("--kv-dtype", kv_dtype, *OUR_SIZES)))
+            except PeerMissing as lack:
+                missing[name] = str(lack)
+            except PeerFailed as failure:
+                comparison.failures[name] = str(failure)
+    # Whom none of the workloads asks for need not be started.
+    peers = [peer for peer in peers if any(share_of(peer.name, each) for each in comparison.workloads(1))]
+    if beside if beside is not None else shape == "135m":
+        comparison.run_beside(peers, rounds)
+    else:
+        comparison.run_in_turn(peers, rounds)
+    columns = [
+        title for title, column in COLUMNS.items() if any(column.workload == key[1] for key in comparison.results)
+    ]
+    shown = [peer.name for peer in peers if any(key[0] == peer.name for key in comparison.results)]
+    show(
+        Console(),
+        f"{shape} shape, median of {rounds} interleaved rounds (lowest-highest)",
+        shown,
+        columns,
+        comparison.results,
+    )
+    settings = {peer.name: peer.settings for peer in peers if isinstance(peer, ProcessPeer) and peer.settings}
+    for name, text in settings.items():
+        click.echo(f"{name} {text}")
+    for name, why in missing.items():
+        click.echo(f"{name} is missing: {why}")
+    for name, why in comparison.failures.items():
+        click.echo(f"{name} failed: {why}")
+    if json_path is not None:
+        report = as_object(comparison.results)
+        report |= {"shape": shape, "rounds": rounds, "settings": settings, "missing": missing}
+        json_path.write_text(json.dumps(report | {"failures": comparison.failures}, indent=1) + "\n")
+    if comparison.failures:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,10 @@ class Round:
     """Prompt tokens over the time to first token; meaningful for one request in turn."""
     ttft_s: float
     tpot_s: float | None
+    first_ttft_s: float
+    """Of the first request: of requests in turn that share a beginning, the one that finds nothing cached."""
+    rest_ttft_s: float | None
+    """Median of the others; None where there is one alone."""
 
 
 def summarize(workload: Workload, records: list[RequestRecord]) -> Round:
@@ -53,4 +57,6 @@ def summarize(workload: Workload, records: list[RequestRecord]) -> Round:
         prefill_tokens_per_s=workload.prompt_tokens / len(records) / ttft_s,
         ttft_s=ttft_s,
         tpot_s=statistics.median(tpots) if tpots else None,
+        first_ttft_s=records[0].ttft_s,
+        rest_ttft_s=statistics.median(record.ttft_s for record in records[1:]) if len(records) > 1 else None,
     )

@@ -3,10 +3,10 @@
     python -m bench.roofline [--shape 135m] [--kv-dtype fp8] [--weights int8] [--rounds 9] [--threads 2] [--json]
 
 The roofline of a step is the larger of two times: its bytes (all weights once, the K and V that it reads) over the
-streaming rate of memory, and its multiplications over the rate of tiles in registers, of int8 or bf16 (of fp32 where
-there are no tiles). Both ceilings are measured first, in the same run. A step is the whole forward pass without
-sampling, its logits included; native and torch steps take turns, and the table shows the least over rounds, which other
-work disturbs least.
+rate at which as many bytes are streamed again and again, much of which the last cache may hold, and its multiplications
+over the rate of tiles in registers, of int8 or bf16 (of fp32 where there are no tiles). All ceilings are measured in the
+same run. A step is the whole forward pass without sampling, its logits included; native and torch steps take turns, and
+the table shows the least over rounds, which other work disturbs least.
 """
 
 import json
@@ -22,7 +22,7 @@ from bench.checkpoints import SHAPES, checkpoint
 from bench.kv_cost import CPU, KV_DTYPES, WORK, step_of
 from bench.step_cost import Cost, cost_of
 from engine.execution.loading import load_model
-from kernels.cpu.library import Ceilings, load_kernels
+from kernels.cpu.library import Ceilings, CpuKernels, load_kernels
 
 
 def arithmetic_s(cost: Cost, ceilings: Ceilings) -> float:
@@ -49,7 +49,7 @@ class Measured:
 
 @torch.inference_mode()
 def measure(
-    shape: str, kv_dtype: torch.dtype, int8_weights: bool, rounds: int, ceilings: Ceilings
+    shape: str, kv_dtype: torch.dtype, int8_weights: bool, rounds: int, kernels: CpuKernels
 ) -> dict[str, Measured]:
     path = checkpoint(SHAPES[shape])
     native, plain = load_model(path, device=CPU, int8_weights=int8_weights), load_model(path, device=CPU, isa=None)
@@ -64,6 +64,7 @@ def measure(
                 if number:
                     least[name] = min(least[name], time.perf_counter() - started)
         cost = cost_of(work, native.config, kv_dtype, weight_bytes=1 if int8_weights else 2)
+        ceilings = kernels.ceilings(int(cost.num_bytes))
         results[work.name] = Measured(
             native_ms=1000 * least["native"],
             torch_ms=1000 * least["torch"],
@@ -87,13 +88,13 @@ def main(shape: str, kv_dtype: str, weights: str, rounds: int, threads: int, as_
     kernels = load_kernels()
     ceilings = kernels.ceilings()
     with Console(stderr=True).status("measuring"):
-        results = measure(shape, KV_DTYPES[kv_dtype], weights == "int8", rounds, ceilings)
+        results = measure(shape, KV_DTYPES[kv_dtype], weights == "int8", rounds, kernels)
     if as_json:
         steps = {name: asdict(each) for name, each in results.items()}
         click.echo(json.dumps({"isa": kernels.isa, "ceilings": asdict(ceilings), "steps": steps}))
         return
     click.echo(
-        f"{kernels.isa}: reads {ceilings.read_bytes_per_s / 1e9:.1f} GB/s, copies "
+        f"{kernels.isa}: reads {ceilings.read_bytes_per_s / 1e9:.1f} GB/s (of 1 GiB), copies "
         f"{ceilings.copy_bytes_per_s / 1e9:.1f} GB/s, fp32 {ceilings.fp32_flops_per_s / 1e12:.2f} TFLOP/s, bf16 tiles "
         f"{ceilings.bf16_flops_per_s / 1e12:.2f} TFLOP/s, int8 {ceilings.int8_ops_per_s / 1e12:.2f} TOP/s"
     )

@@ -39,12 +39,17 @@ class Cost:
         return max(self.num_bytes / bytes_per_s, self.flops / flops_per_s)
 
 
-def cost_of(work: StepWork, config: ModelConfig, kv_dtype: torch.dtype, weight_bytes: int = 2) -> Cost:
-    """A row's queries see what is before them: half of the new tokens, all of the others."""
+def weights_of_products(config: ModelConfig) -> tuple[int, int]:
+    """Of all layers, and of the projection to the vocabulary; a step reads all of them once."""
     query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     attention = config.hidden_size * (2 * query_size + 2 * kv_size)
     layers = config.num_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
-    vocabulary = config.vocab_size * config.hidden_size
+    return layers, config.vocab_size * config.hidden_size
+
+
+def cost_of(work: StepWork, config: ModelConfig, kv_dtype: torch.dtype, weight_bytes: int = 2) -> Cost:
+    """A row's queries see what is before them: half of the new tokens, all of the others."""
+    layers, vocabulary = weights_of_products(config)
     num_tokens = work.num_rows * work.num_new
     seen = work.start + (work.num_new + 1) / 2
     layout = BlockLayout(config.num_layers, config.num_kv_heads, config.head_dim, 16, kv_dtype)
@@ -52,6 +57,6 @@ def cost_of(work: StepWork, config: ModelConfig, kv_dtype: torch.dtype, weight_b
     return Cost(
         num_bytes=weight_bytes * (layers + vocabulary) + work.num_rows * context * layout.payload_bytes / 16,
         product_flops=2 * (layers * num_tokens + vocabulary * work.num_rows),
-        attention_flops=4 * config.num_layers * query_size * num_tokens * seen,
+        attention_flops=4 * config.num_layers * config.num_heads * config.head_dim * num_tokens * seen,
         weight_bytes=weight_bytes,
     )

@@ -18,9 +18,8 @@ INFER_CLI = Path(sys.executable).with_name("infer-cli")
 class TiercelPeer:
     """Tokenizer, scheduler and one worker on a free port, with `flags` passed on to `infer-cli up`."""
 
-    name = "tiercel"
-
-    def __init__(self, checkpoint: Path, flags: tuple[str, ...] = ()) -> None:
+    def __init__(self, checkpoint: Path, flags: tuple[str, ...] = (), name: str = "tiercel") -> None:
+        self.name = name
         self._checkpoint = checkpoint
         self._flags = flags
 
