@@ -4,9 +4,9 @@
 
 The roofline of a step is the larger of two times: its bytes (all weights once, the K and V that it reads) over the
 rate at which as many bytes are streamed again and again, much of which the last cache may hold, and its multiplications
-over the rate of tiles in registers, of int8 or bf16 (of fp32 where there are no tiles). All ceilings are measured in the
-same run. A step is the whole forward pass without sampling, its logits included; native and torch steps take turns, and
-the table shows the least over rounds, which other work disturbs least.
+over the rate of tiles in registers, of int8 or bf16 (of fp32 where there are no tiles). All ceilings are measured in
+the same run. A step is the whole forward pass without sampling, its logits included; native and torch steps take turns,
+and the table shows the least over rounds, which other work disturbs least.
 """
 
 import json
