@@ -8,7 +8,7 @@ namespace tiercel::TIERCEL_ISA::tiled {
 namespace {
 
 // How far ahead memory is asked for, in groups of kKeyStep tokens.
-constexpr int64_t kGroupsAhead = 2;
+constexpr int64_t kGroupsAhead = 1;
 
 // The bf16 of each code without its sign.
 struct E4m3Table {
