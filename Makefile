@@ -2,7 +2,7 @@
 #   make demo    install, start the stack on the bundled model, stream an answer, show the status, stop
 #   make test    install, then lint, types, import contracts, generated code, tests
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports stubs protos unit install bench clean
+.PHONY: help demo test check lint types imports stubs protos unit install bench gpu clean
 SHELL := /bin/bash
 
 PYTHON ?= python3.11
@@ -66,5 +66,8 @@ unit: $(KERNELS)
 bench: $(KERNELS)  ## the benchmark table of the README, beside transformers (about 15 minutes)
 	@$(BIN)/python -m bench.compare
 
+gpu:  ## on a machine with a CUDA device: the kernels' tests and the GPU benchmark, results in $OUT (gpu-results)
+	@ops/gpu/run.sh
+
 clean:  ## remove caches and the environment
-	rm -rf $(VENV) kernels/cpu/built .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) gpu-results kernels/cpu/built .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info

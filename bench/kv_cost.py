@@ -10,7 +10,6 @@ bf16.
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import click
 import torch
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.checkpoints import SHAPES, checkpoint
+from bench.step_cost import StepWork
 from engine.execution.loading import LoadedModel, load_model
 from kernels.attention.choice import choose_attention
 from kernels.attention.protocol import AttnBatch
@@ -26,16 +26,6 @@ from kvstore.layout import BlockLayout
 BLOCK_SIZE = 16
 CPU = torch.device("cpu")
 KV_DTYPES = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn, "fp16": torch.float16, "fp32": torch.float32}
-
-
-@dataclass(frozen=True, slots=True)
-class StepWork:
-    """Rows of equal length, each with tokens that are there already and new ones."""
-
-    name: str
-    num_rows: int
-    start: int
-    num_new: int
 
 
 WORK = (

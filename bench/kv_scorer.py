@@ -9,17 +9,21 @@ from kernels.attention.protocol import AttentionBackend, AttnBatch
 from kvstore.layout import BlockLayout
 
 _CPU = torch.device("cpu")
+_BACKENDS = {False: None, True: "torch"}
 
 
 class Scorer:
     """One model and one format. The model computes in its own dtype, so that formats differ in the blocks alone."""
 
-    def __init__(self, loaded: LoadedModel, kv_format: KvFormat) -> None:
+    def __init__(self, loaded: LoadedModel, kv_format: KvFormat, isa: str | None = "") -> None:
+        """`isa` is the one that the model was loaded with; None: torch attends."""
         self._model, config = loaded.model, loaded.config
         num_blocks = -(-loaded.max_model_tokens // BLOCK_SIZE)
         layout = BlockLayout(config.num_layers, config.num_kv_heads, config.head_dim, BLOCK_SIZE, kv_format.kv_dtype)
         pool = layout.allocate(num_blocks, _CPU)
-        attention = choose_attention(layout.pages(pool), config.windows, self._model.dtype)
+        attention = choose_attention(
+            layout.pages(pool), config.windows, self._model.dtype, _BACKENDS[isa is None], isa or ""
+        )
         self._attention: AttentionBackend = attention
         if kv_format.rounding is not None:
             self._attention = RoundedAttention(attention, kv_format.rounding)

@@ -1,11 +1,12 @@
 """One model step beside what the machine allows: time, share of the roofline, and torch's operations, as a table.
 
-    python -m bench.roofline [--shape 135m] [--kv-dtype fp8] [--rounds 9] [--threads 2] [--json]
+    python -m bench.roofline [--shape 135m] [--kv-dtype fp8] [--weights int8] [--rounds 9] [--threads 2] [--json]
 
 The roofline of a step is the larger of two times: its bytes (all weights once, the K and V that it reads) over the
-streaming rate of memory, and its multiplications over the rate of bf16 tiles in registers (of fp32 where there are no
-tiles). Both ceilings are measured first, in the same run. A step is the whole forward pass without sampling, its logits
-included; native and torch steps take turns, and the table shows the least over rounds, which other work disturbs least.
+streaming rate of memory, and its multiplications over the rate of tiles in registers, of int8 or bf16 (of fp32 where
+there are no tiles). Both ceilings are measured first, in the same run. A step is the whole forward pass without
+sampling, its logits included; native and torch steps take turns, and the table shows the least over rounds, which other
+work disturbs least.
 """
 
 import json
@@ -18,42 +19,20 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.checkpoints import SHAPES, checkpoint
-from bench.kv_cost import CPU, KV_DTYPES, WORK, StepWork, step_of
+from bench.kv_cost import CPU, KV_DTYPES, WORK, step_of
+from bench.step_cost import Cost, cost_of
 from engine.execution.loading import load_model
-from engine.models.config import ModelConfig
 from kernels.cpu.library import Ceilings, load_kernels
-from kvstore.layout import BlockLayout
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a step cannot do without."""
-
-    num_bytes: float
-    flops: float
-
-    def least_s(self, ceilings: Ceilings) -> float:
-        return max(
-            self.num_bytes / ceilings.read_bytes_per_s,
-            self.flops / (ceilings.bf16_flops_per_s or ceilings.fp32_flops_per_s),
-        )
+def arithmetic_s(cost: Cost, ceilings: Ceilings) -> float:
+    bf16 = ceilings.bf16_flops_per_s or ceilings.fp32_flops_per_s
+    products = bf16 if cost.weight_bytes == 2 else ceilings.int8_ops_per_s or bf16
+    return cost.product_flops / products + cost.attention_flops / bf16
 
 
-def cost_of(work: StepWork, config: ModelConfig, kv_dtype: torch.dtype) -> Cost:
-    """Weights are bfloat16. A row's queries see what is before them: half of the new tokens, all of the others."""
-    query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    attention = config.hidden_size * (2 * query_size + 2 * kv_size)
-    layers = config.num_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
-    vocabulary = config.vocab_size * config.hidden_size
-    num_tokens = work.num_rows * work.num_new
-    seen = work.start + (work.num_new + 1) / 2
-    layout = BlockLayout(config.num_layers, config.num_kv_heads, config.head_dim, 16, kv_dtype)
-    context = work.start + work.num_new
-    return Cost(
-        num_bytes=2 * (layers + vocabulary) + work.num_rows * context * layout.payload_bytes / 16,
-        flops=2 * (layers * num_tokens + vocabulary * work.num_rows)
-        + 4 * config.num_layers * query_size * num_tokens * seen,
-    )
+def least_s(cost: Cost, ceilings: Ceilings) -> float:
+    return max(cost.num_bytes / ceilings.read_bytes_per_s, arithmetic_s(cost, ceilings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +43,16 @@ class Measured:
     """The roofline."""
     read_share: float
     """Of the streaming rate."""
-    flops_share: float
+    arithmetic_share: float
     """Of the rate of tiles."""
 
 
 @torch.inference_mode()
-def measure(shape: str, kv_dtype: torch.dtype, rounds: int, ceilings: Ceilings) -> dict[str, Measured]:
+def measure(
+    shape: str, kv_dtype: torch.dtype, int8_weights: bool, rounds: int, ceilings: Ceilings
+) -> dict[str, Measured]:
     path = checkpoint(SHAPES[shape])
-    native, plain = load_model(path, device=CPU), load_model(path, device=CPU, isa=None)
+    native, plain = load_model(path, device=CPU, int8_weights=int8_weights), load_model(path, device=CPU, isa=None)
     results = {}
     for work in WORK:
         steps = {"native": step_of(native, work, kv_dtype), "torch": step_of(plain, work, kv_dtype, "torch")}
@@ -82,13 +63,13 @@ def measure(shape: str, kv_dtype: torch.dtype, rounds: int, ceilings: Ceilings) 
                 step()
                 if number:
                     least[name] = min(least[name], time.perf_counter() - started)
-        cost = cost_of(work, native.config, kv_dtype)
+        cost = cost_of(work, native.config, kv_dtype, weight_bytes=1 if int8_weights else 2)
         results[work.name] = Measured(
             native_ms=1000 * least["native"],
             torch_ms=1000 * least["torch"],
-            least_ms=1000 * cost.least_s(ceilings),
+            least_ms=1000 * least_s(cost, ceilings),
             read_share=cost.num_bytes / least["native"] / ceilings.read_bytes_per_s,
-            flops_share=cost.flops / least["native"] / (ceilings.bf16_flops_per_s or ceilings.fp32_flops_per_s),
+            arithmetic_share=arithmetic_s(cost, ceilings) / least["native"],
         )
     return results
 
@@ -96,16 +77,17 @@ def measure(shape: str, kv_dtype: torch.dtype, rounds: int, ceilings: Ceilings) 
 @click.command()
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="135m", show_default=True)
 @click.option("--kv-dtype", type=click.Choice(list(KV_DTYPES)), default="fp8", show_default=True)
+@click.option("--weights", type=click.Choice(["auto", "int8"]), default="auto", show_default=True, help="Ours.")
 @click.option("--rounds", type=click.IntRange(1), default=9, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the table.")
-def main(shape: str, kv_dtype: str, rounds: int, threads: int, as_json: bool) -> None:
+def main(shape: str, kv_dtype: str, weights: str, rounds: int, threads: int, as_json: bool) -> None:
     """A model step beside what the machine allows."""
     torch.set_num_threads(threads)
     kernels = load_kernels()
     ceilings = kernels.ceilings()
     with Console(stderr=True).status("measuring"):
-        results = measure(shape, KV_DTYPES[kv_dtype], rounds, ceilings)
+        results = measure(shape, KV_DTYPES[kv_dtype], weights == "int8", rounds, ceilings)
     if as_json:
         steps = {name: asdict(each) for name, each in results.items()}
         click.echo(json.dumps({"isa": kernels.isa, "ceilings": asdict(ceilings), "steps": steps}))
@@ -113,10 +95,16 @@ def main(shape: str, kv_dtype: str, rounds: int, threads: int, as_json: bool) ->
     click.echo(
         f"{kernels.isa}: reads {ceilings.read_bytes_per_s / 1e9:.1f} GB/s, copies "
         f"{ceilings.copy_bytes_per_s / 1e9:.1f} GB/s, fp32 {ceilings.fp32_flops_per_s / 1e12:.2f} TFLOP/s, bf16 tiles "
-        f"{ceilings.bf16_flops_per_s / 1e12:.2f} TFLOP/s"
+        f"{ceilings.bf16_flops_per_s / 1e12:.2f} TFLOP/s, int8 {ceilings.int8_ops_per_s / 1e12:.2f} TOP/s"
     )
     table = Table(
-        f"{shape}, {kv_dtype} blocks", "native ms", "torch ms", "ratio", "roofline ms", "of reading", "of products"
+        f"{shape}, weights {weights}, {kv_dtype} blocks",
+        "native ms",
+        "torch ms",
+        "ratio",
+        "roofline ms",
+        "of reading",
+        "of products",
     )
     for name, each in results.items():
         table.add_row(
@@ -126,7 +114,7 @@ def main(shape: str, kv_dtype: str, rounds: int, threads: int, as_json: bool) ->
             f"×{each.torch_ms / each.native_ms:.1f}",
             f"{each.least_ms:.2f}",
             f"{each.read_share:.0%}",
-            f"{each.flops_share:.0%}",
+            f"{each.arithmetic_share:.0%}",
         )
     Console(width=max(Console().width, 110)).print(table)
 

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.checkpoints import SHAPES, checkpoint
-from bench.kv_cost import KV_DTYPES, StepWork, batch_of
+from bench.kv_cost import KV_DTYPES, batch_of
+from bench.step_cost import StepWork
 from engine.execution.loading import load_model
 from kernels.attention.choice import choose_attention
 from kvstore.courtesy import ComputeGauge

@@ -60,20 +60,19 @@ class BlockCopier:
 
     def copy(self, kind: MoveKind, block_ids: Sequence[int], host_slots: Sequence[int], fence: object) -> int:
         """Move the rows, after `fence`; returns the number of copies once their bytes are in place."""
+        pairs = [self._pair(kind, run) for run in contiguous_runs(block_ids, host_slots)]
         self.stream.wait(fence)
-        num_copies = 0
         try:
-            for run in contiguous_runs(block_ids, host_slots):
-                device = self._pool[run.block_id : run.block_id + run.num_rows]
-                host = self._slab[run.host_slot : run.host_slot + run.num_rows]
-                # An id past the end gives a short slice, which no copy may silently accept.
-                assert len(device) == len(host) == run.num_rows, f"{run} is not within the pool and the slab"
-                if kind is MoveKind.SPILL:
-                    self.stream.copy(host, device)
-                else:
-                    self.stream.copy(device, host)
-                num_copies += 1
+            self.stream.copy(pairs)
         finally:
             # After an error too: nobody may have the blocks back while a copy still runs.
             self.stream.finish()
-        return num_copies
+        return len(pairs)
+
+    def _pair(self, kind: MoveKind, run: Run) -> tuple[torch.Tensor, torch.Tensor]:
+        """Target and source of one copy."""
+        device = self._pool[run.block_id : run.block_id + run.num_rows]
+        host = self._slab[run.host_slot : run.host_slot + run.num_rows]
+        # An id past the end gives a short slice, which no copy may silently accept.
+        assert len(device) == len(host) == run.num_rows, f"{run} is not within the pool and the slab"
+        return (host, device) if kind is MoveKind.SPILL else (device, host)

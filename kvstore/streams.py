@@ -6,7 +6,7 @@ been *confirmed* says nothing about the device.
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,8 +28,8 @@ class CopyStream(Protocol):
         """Let the copies that follow begin only after `fence`. Does not block the caller."""
         ...
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        """Copy one contiguous run of records, `uint8[rows, bytes]` on both sides."""
+    def copy(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Copy, for each (target, source), one contiguous run of records, `uint8[rows, bytes]` on both sides."""
         ...
 
     def finish(self) -> None:
@@ -58,43 +58,50 @@ class CpuStream:
     def wait(self, fence: object) -> None:
         pass
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        if self._copy is None:
-            np.copyto(target.numpy(), source.numpy())
-            return
-        assert target.is_contiguous()
-        assert source.is_contiguous()
-        assert target.nbytes == source.nbytes
-        self._copy(target.data_ptr(), source.data_ptr(), target.nbytes)
+    def copy(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        for target, source in pairs:
+            if self._copy is None:
+                np.copyto(target.numpy(), source.numpy())
+                continue
+            assert target.is_contiguous()
+            assert source.is_contiguous()
+            assert target.nbytes == source.nbytes
+            self._copy(target.data_ptr(), source.data_ptr(), target.nbytes)
 
     def finish(self) -> None:
         pass
 
 
 class CudaStream:
-    """Copies on a stream of its own."""
+    """Copies on a stream of its own, which a copy engine carries out beside the kernels.
+
+    The host side should be page-locked (`kvstore/slab.py` registers it): only then do copies run by themselves, at the
+    link's full rate. Those of one call are all in the stream's queue before the first is waited for.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = _cuda.Stream(device)
+        # The thread that waits sleeps, and leaves the core to the one that launches steps.
+        self._done = _cuda.Event(blocking=True)
 
     def fence(self) -> object:
         event = _cuda.Event()
-        event.record(torch.cuda.current_stream(self._device))
+        event.record(_cuda.current_stream(self._device))
         return event
 
     def wait(self, fence: object) -> None:
-        assert isinstance(fence, torch.cuda.Event)
+        assert isinstance(fence, _cuda.Event)
         self._stream.wait_event(fence)
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        with torch.cuda.stream(self._stream):
-            target.copy_(source, non_blocking=True)
+    def copy(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        with _cuda.stream(self._stream):
+            for target, source in pairs:
+                target.copy_(source, non_blocking=True)
 
     def finish(self) -> None:
-        done = _cuda.Event(blocking=True)
-        done.record(self._stream)
-        done.synchronize()
+        self._done.record(self._stream)
+        self._done.synchronize()
 
 
 def copy_stream(device: torch.device) -> CopyStream:

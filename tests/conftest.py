@@ -33,10 +33,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark, option in OPT_IN.items():
             if item.get_closest_marker(mark) and not config.getoption(option):
                 deselected[item] = option
+    deselected.update(dict.fromkeys(_without_device(items), "a CUDA device"))
     if deselected:
         items[:] = [item for item in items if item not in deselected]
         config.hook.pytest_deselected(items=list(deselected))
         config.stash[DESELECTED] = {item.nodeid.partition("[")[0]: option for item, option in deselected.items()}
+
+
+def _without_device(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Those that need a CUDA device where there is none. torch is imported only if it matters."""
+    need_device = [item for item in items if item.get_closest_marker("gpu")]
+    if need_device:
+        import torch
+
+        if torch.cuda.is_available():
+            return []
+    return need_device
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

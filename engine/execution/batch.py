@@ -1,11 +1,13 @@
 """A step plan's work as the tensors of one forward pass."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from engine.execution.slots import IntArray, Slots
+from engine.execution.staging import Staging
 from engine.ids import SeqSlot
 from engine.scheduling.plan import Work
 from kernels.attention.protocol import AttnBatch
@@ -34,9 +36,12 @@ class StepBatch:
     """[rows], in batch order, as the two below."""
     starts: IntArray
     num_tokens: IntArray
+    is_decode: bool = False
+    """Every row computes and samples one token, and where the device is not the host, `BatchBuilder.decode_inputs`
+    holds this batch."""
 
 
-def build_ragged(work: Work, slots: Slots, device: torch.device, with_prompt_lengths: bool) -> StepBatch:
+def build_ragged(work: Work, slots: Slots, staging: Staging, with_prompt_lengths: bool) -> StepBatch:
     """A batch with at least one row of several tokens, or one that samples nothing. As `BatchBuilder.build`."""
     block_size, max_model_tokens = slots.block_size, slots.max_model_tokens
     # Decode rows first, then by start, longest first. In Python: numpy's sorts cost more at these sizes.
@@ -51,10 +56,13 @@ def build_ragged(work: Work, slots: Slots, device: torch.device, with_prompt_len
     ends = np.cumsum(counts)
     total = int(ends[-1])
 
-    # One buffer, one copy to the device.
+    # One buffer, one copy to the device: per token, per sampling row, new blocks, and the block table as int32.
     num_samples = sum(work.samples)
     num_token_rows = 4 if with_prompt_lengths else 3
-    buffer = np.empty(num_token_rows * total + 4 * num_samples, dtype=np.int64)
+    table_shape = len(row_slots), -(-longest // block_size)
+    parts = [total] * num_token_rows + [num_samples] * 4 + [len(work.new_block_ids), -(-math.prod(table_shape) // 2)]
+    staged = staging.memory((sum(parts),), torch.int64)
+    buffer = staged.numpy()
     tokens = buffer[: num_token_rows * total].reshape(num_token_rows, total)
     positions = tokens[0]
     token_rows = np.repeat(np.arange(len(counts)), counts)
@@ -66,7 +74,7 @@ def build_ragged(work: Work, slots: Slots, device: torch.device, with_prompt_len
     if with_prompt_lengths:
         tokens[3] = slots.num_prompt_tokens[token_slots]
 
-    samples = buffer[num_token_rows * total :].reshape(4, num_samples)
+    samples = buffer[num_token_rows * total :][: 4 * num_samples].reshape(4, num_samples)
     last_tokens, sample_slots, next_positions = ends - 1, row_slots, contexts
     if num_samples < len(work):
         chosen = np.array(host_samples, dtype=bool)
@@ -75,18 +83,20 @@ def build_ragged(work: Work, slots: Slots, device: torch.device, with_prompt_len
     # A sequence that has reached the end of its slot samples its last token, which is never an input.
     np.add(sample_slots * max_model_tokens, np.minimum(next_positions, max_model_tokens - 1), out=samples[3])
 
-    on_device = torch.from_numpy(buffer).to(device, non_blocking=True)
-    columns = torch.split(on_device, [total] * num_token_rows + [num_samples] * 4)
+    table = buffer[len(buffer) - parts[-1] :].view(np.int32)[: math.prod(table_shape)].reshape(table_shape)
+    table[:] = slots.block_tables[row_slots, : table_shape[1]]
+    if work.new_block_ids:
+        buffer[len(buffer) - parts[-1] - parts[-2] : len(buffer) - parts[-1]] = work.new_block_ids
+
+    *columns, fresh_blocks, table_words = staging.send(staged).split_with_sizes(parts)
     token_columns, sample_columns = columns[:num_token_rows], columns[num_token_rows:]
     attention = AttnBatch(
         query_starts=[0, *ends.tolist()],
         context_lens=contexts.tolist(),
-        block_table=torch.from_numpy(slots.block_tables[row_slots, : -(-longest // block_size)]).to(
-            device, non_blocking=True
-        ),
+        block_table=table_words.view(torch.int32)[: math.prod(table_shape)].view(table_shape),
         write_slots=token_columns[1],
         positions=token_columns[0],
-        fresh_blocks=torch.tensor(work.new_block_ids, dtype=torch.int64, device=device) if work.new_block_ids else None,
+        fresh_blocks=fresh_blocks if work.new_block_ids else None,
     )
     return StepBatch(
         attention=attention,

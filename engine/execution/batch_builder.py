@@ -4,14 +4,24 @@ import numpy as np
 import torch
 
 from engine.execution.batch import StepBatch, build_ragged, contradiction
-from engine.execution.slots import Slots
-from engine.ids import SeqSlot
+from engine.execution.decode_columns import (
+    FRESH,
+    NEXT,
+    POSITION,
+    PROMPT_LENGTH,
+    ROW,
+    SAMPLE,
+    SLOT,
+    TOKEN,
+    WRITE,
+    DecodeColumns,
+    DecodeInputs,
+)
+from engine.execution.slots import IntArray, Slots
+from engine.execution.staging import Staging
+from engine.ids import BlockId, SeqSlot
 from engine.scheduling.plan import Work
 from kernels.attention.protocol import AttnBatch
-
-_DECODE_COLUMNS = range(7)
-_POSITION, _WRITE, _TOKEN, _ROW, _SLOT, _NEXT, _SAMPLE = _DECODE_COLUMNS
-_PROMPT_LENGTH = 7
 
 
 class BatchBuilder:
@@ -22,11 +32,20 @@ class BatchBuilder:
     the next one is built. `forget` when a slot has changed hands.
     """
 
-    def __init__(self, slots: Slots, device: torch.device, with_prompt_lengths: bool) -> None:
+    def __init__(self, slots: Slots, staging: Staging, with_prompt_lengths: bool) -> None:
         self._slots = slots
-        self._device = device
+        self._staging = staging
         self._with_prompt_lengths = with_prompt_lengths
-        self._decode: _DecodeColumns | None = None
+        self._decode: _DecodeRows | None = None
+        # Where sending means copying the columns have a fixed place, which graphs may read.
+        max_blocks = slots.block_tables.shape[1]
+        self._columns = None if staging.is_shared else DecodeColumns(slots.max_seqs, max_blocks, staging)
+
+    @property
+    def decode_inputs(self) -> DecodeInputs:
+        """Where the inputs of every decode step are. Not with a shared staging."""
+        assert self._columns is not None
+        return self._columns.inputs
 
     def build(self, work: Work) -> StepBatch:
         """Tensors for `work`, whose new blocks are already in the tables.
@@ -38,43 +57,46 @@ class BatchBuilder:
             return decode.advance(work)
         self._decode = None
         if max(work.num_tokens) == 1 == min(work.num_tokens) and all(work.samples):
-            self._decode = _DecodeColumns(work, self._slots, self._device, self._with_prompt_lengths)
+            columns = self._columns or DecodeColumns(len(work), 0, self._staging)
+            self._decode = _DecodeRows(work, self._slots, columns, self._staging, self._with_prompt_lengths)
             return self._decode.batch
-        return build_ragged(work, self._slots, self._device, self._with_prompt_lengths)
+        return build_ragged(work, self._slots, self._staging, self._with_prompt_lengths)
 
     def forget(self) -> None:
         """The next step is built anew."""
         self._decode = None
 
 
-class _DecodeColumns:
-    """The columns of a batch in which every row computes and samples one token, kept from step to step.
+class _DecodeRows:
+    """A batch in which every row computes and samples one token, kept from step to step.
 
     Host arrays and device tensors share memory where the device is the host.
     """
 
-    def __init__(self, work: Work, slots: Slots, device: torch.device, with_prompt_lengths: bool) -> None:
+    def __init__(
+        self, work: Work, slots: Slots, columns: DecodeColumns, staging: Staging, with_prompt_lengths: bool
+    ) -> None:
         self._slots = slots
-        self._device = device
+        self._staging = staging
+        self._columns = columns
+        self._with_prompt_lengths = with_prompt_lengths
         self._work_slots = work.slots
         # Longest first. In Python: numpy's sorts cost more at these sizes.
         order = sorted(range(len(work)), key=work.starts.__getitem__, reverse=True)
         self._row_slots = np.array([work.slots[i] for i in order], dtype=np.int64)
         self._starts = np.array([work.starts[i] for i in order], dtype=np.int64)
         self._next_starts = [start + 1 for start in work.starts]
-        self._num_columns = len(_DECODE_COLUMNS) + with_prompt_lengths
-        self._host = np.zeros((self._num_columns, len(work)), dtype=np.int64)
-        self._host[_SLOT] = self._row_slots
-        self._host[_ROW] = np.arange(len(work))
-        if with_prompt_lengths:
-            self._host[_PROMPT_LENGTH] = slots.num_prompt_tokens[self._row_slots]
+        columns.pad_from(len(work))
+        self._host = columns.host[:, : len(work)]
+        self._host[SLOT] = self._row_slots
+        self._host[ROW] = np.arange(len(work))
+        self._host[PROMPT_LENGTH] = slots.num_prompt_tokens[self._row_slots]
         self._first_entries = self._row_slots * slots.max_model_tokens
         self._query_starts = list(range(len(work) + 1))
         self._host_slots = [SeqSlot(slot) for slot in self._row_slots.tolist()]
-        self._pinned = torch.from_numpy(self._host)
-        self._columns = self._pinned.to(device)
-        self._host_table = np.empty((0, 0), dtype=np.int32)
-        self._table = torch.empty(0, device=device)
+        self._device_columns = columns.device[:, : len(work)].unbind()
+        self._num_table_blocks = 0
+        self._table = torch.empty(0, device=staging.device)
         self.batch = self._fill(work, continues=False)
 
     def is_followed_by(self, work: Work) -> bool:
@@ -98,44 +120,58 @@ class _DecodeColumns:
         context_lens = contexts.tolist()
         if (contexts > slots.capacity_tokens[rows]).any():
             raise ValueError(contradiction(rows, np.ones_like(rows), contexts, slots))
-        host[_POSITION] = starts
-        host[_NEXT] = contexts
-        np.add(self._first_entries, starts, out=host[_TOKEN])
+        host[POSITION] = starts
+        host[NEXT] = contexts
+        np.add(self._first_entries, starts, out=host[TOKEN])
         # A sequence that has reached the end of its slot samples its last token, which is never an input.
-        np.minimum(contexts, slots.max_model_tokens - 1, out=host[_SAMPLE])
-        host[_SAMPLE] += self._first_entries
+        np.minimum(contexts, slots.max_model_tokens - 1, out=host[SAMPLE])
+        host[SAMPLE] += self._first_entries
         block_index, offset = np.divmod(starts, slots.block_size)
-        np.add(slots.block_tables[rows, block_index] * np.int64(slots.block_size), offset, out=host[_WRITE])
-        self._update_table(context_lens[0], bool(work.new_block_ids))
-        if self._device.type != "cpu":
-            self._columns.copy_(self._pinned, non_blocking=True)
-        columns = self._columns.unbind()
-        new_blocks = work.new_block_ids
+        np.add(slots.block_tables[rows, block_index] * np.int64(slots.block_size), offset, out=host[WRITE])
+        fresh_blocks = self._send(contexts, work.new_block_ids)
+        num_blocks = -(-context_lens[0] // slots.block_size)
+        if work.new_block_ids or num_blocks != self._num_table_blocks:
+            self._num_table_blocks = num_blocks
+            self._table = self._columns.send_table(slots.block_tables, rows, num_blocks)
+        columns = self._device_columns
         return StepBatch(
             attention=AttnBatch(
                 query_starts=self._query_starts,
                 context_lens=context_lens,
                 block_table=self._table,
-                write_slots=columns[_WRITE],
-                positions=columns[_POSITION],
+                write_slots=columns[WRITE],
+                positions=columns[POSITION],
                 continues=continues,
-                fresh_blocks=torch.tensor(new_blocks, dtype=torch.int64, device=self._device) if new_blocks else None,
+                fresh_blocks=fresh_blocks,
             ),
-            token_entries=columns[_TOKEN],
-            num_prompt_tokens=columns[_PROMPT_LENGTH] if self._num_columns > _PROMPT_LENGTH else None,
-            sample_tokens=columns[_ROW],
-            sample_slots=columns[_SLOT],
-            sample_positions=columns[_NEXT],
-            sample_entries=columns[_SAMPLE],
+            token_entries=columns[TOKEN],
+            num_prompt_tokens=columns[PROMPT_LENGTH] if self._with_prompt_lengths else None,
+            sample_tokens=columns[ROW],
+            sample_slots=columns[SLOT],
+            sample_positions=columns[NEXT],
+            sample_entries=columns[SAMPLE],
             host_sample_slots=self._host_slots,
             host_sample_positions=context_lens,
             slots=rows,
             starts=starts,
             num_tokens=np.ones_like(rows),
+            is_decode=True,
         )
 
-    def _update_table(self, longest: int, has_new_blocks: bool) -> None:
-        num_blocks = -(-longest // self._slots.block_size)
-        if has_new_blocks or self._host_table.shape[1] != num_blocks:
-            self._host_table = self._slots.block_tables[self._row_slots, :num_blocks]
-            self._table = torch.from_numpy(self._host_table).to(self._device, non_blocking=True)
+    def _send(self, contexts: IntArray, new_blocks: list[BlockId]) -> torch.Tensor | None:
+        """All columns to the device; the new blocks there."""
+        if self._staging.is_shared:
+            return self._staging.numbers(new_blocks, torch.int64) if new_blocks else None
+        self._columns.host_contexts[: len(contexts)] = contexts
+        # A step that gives out more blocks than it has rows would be odd.
+        has_room = len(new_blocks) <= self._columns.host.shape[1]
+        if new_blocks and has_room:
+            self._columns.host[FRESH, : len(new_blocks)] = new_blocks
+        self._columns.send()
+        if not new_blocks:
+            return None
+        return (
+            self._columns.device[FRESH, : len(new_blocks)]
+            if has_room
+            else self._staging.numbers(new_blocks, torch.int64)
+        )

@@ -39,17 +39,23 @@ def load_model(
     max_model_tokens: int | None = None,
     progress: Progress | None = None,
     isa: str | None = "",
+    int8_weights: bool = False,
 ) -> LoadedModel:
     """Read config and weights. `dtype` None keeps the checkpoint's; `max_model_tokens` None takes its whole context.
     `isa` names the best instruction set that layers may be computed with natively, where they can be, "" being any;
     attention must then be the kernels' own, which `choose_attention` chooses by itself. None: torch's operations.
+    `int8_weights` rounds the weights to int8, which only native kernels compute with; the model's dtype is bfloat16.
 
     At most one tensor is in memory beside the model. Raises ConfigError for whatever makes the directory unusable.
     """
     config = ModelConfig.from_hf(directory)
     checkpoint = Checkpoint(directory)
     if dtype is None:
-        dtype = config.dtype or checkpoint.first_float_dtype()
+        dtype = torch.bfloat16 if int8_weights else config.dtype or checkpoint.first_float_dtype()
+    kernels = None if isa is None else native_kernels(config, dtype, device, isa)
+    if int8_weights and not isinstance(kernels, CpuKernels):
+        reason = kernels or "they are switched off"
+        raise ConfigError(f"int8 weights need the native CPU kernels, and {reason}; or leave the weights as they are")
     longest = longest_context(config)
     if max_model_tokens is None:
         max_model_tokens = longest
@@ -61,18 +67,22 @@ def load_model(
     with torch.inference_mode():
         model = MODELS[config.architecture](config, max_model_tokens, dtype, device)
         digest = load_weights(checkpoint, model.targets(), model.aliases(), progress).digest
-        model.pack(None if isa is None else native_kernels(config, dtype, device, isa))
+        model.pack(kernels if isinstance(kernels, CpuKernels) else None, int8_weights=int8_weights)
     return LoadedModel(model, config, digest, fingerprint(config, digest), max_model_tokens)
 
 
-def native_kernels(config: ModelConfig, dtype: torch.dtype, device: torch.device, isa: str) -> CpuKernels | None:
-    """The kernels that compute whole layers of such a model here; None: torch's operations do."""
-    if dtype != torch.bfloat16 or device.type != "cpu" or unsupported_head_dim(config.head_dim) is not None:
-        return None
+def native_kernels(config: ModelConfig, dtype: torch.dtype, device: torch.device, isa: str) -> CpuKernels | str:
+    """The kernels that compute whole layers of such a model here, or why there are none and torch's operations do."""
+    if device.type != "cpu":
+        return f"the device is {device.type}"
+    if dtype != torch.bfloat16:
+        return f"they compute in bfloat16, not in {dtype}".replace("torch.", "")
+    if reason := unsupported_head_dim(config.head_dim):
+        return reason
     try:
         return load_kernels(isa)
-    except KernelsUnavailable:
-        return None
+    except KernelsUnavailable as error:
+        return str(error)
 
 
 def longest_context(config: ModelConfig) -> int:

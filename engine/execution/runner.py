@@ -7,12 +7,15 @@ import torch
 
 from engine.execution.batch import StepBatch
 from engine.execution.batch_builder import BatchBuilder
+from engine.execution.graphs import DecodeGraphs, GraphRecorder
 from engine.execution.sampler import FAULT, Sampler
 from engine.execution.slots import Slots
-from engine.ids import SeqSlot
+from engine.execution.staging import Staging, staging_for
+from engine.ids import BlockId, SeqSlot, StepId
 from engine.models.llama import LlamaModel
-from engine.scheduling.plan import StepPlan, StepResult
-from kernels.attention.protocol import AttentionBackend
+from engine.sampling import SamplingParams
+from engine.scheduling.plan import NewSequence, StepPlan, StepResult, Work
+from kernels.attention.protocol import AttentionBackend, RefillableAttention
 
 _SCORED_ROWS = 128
 """Prompt positions whose logits are held at once: 128 rows of 150 k logits are 77 MB in fp32."""
@@ -29,15 +32,25 @@ class ModelRunner:
         block_size: int,
         max_seqs: int,
         max_model_tokens: int,
+        staging: Staging | None = None,
+        recorder: GraphRecorder | None = None,
     ) -> None:
-        """`attention` was built over the pool whose block ids the plans name."""
+        """`attention` was built over the pool whose block ids the plans name; `staging` defaults to the device's.
+
+        With a `recorder` decode steps are captured now, as graphs; there must be no reason in `graphs.why_not`.
+        """
         self._model = model
         self._attention = attention
-        self._device = model.device
-        self._slots = Slots(max_seqs, max_model_tokens, block_size, model.device)
-        self._sampler = Sampler(model.config.vocab_size, max_seqs, max_model_tokens, model.device)
+        self._staging = staging or staging_for(model.device, max_seqs)
+        self._slots = Slots(max_seqs, max_model_tokens, block_size, self._staging)
+        self._sampler = Sampler(model.config.vocab_size, max_seqs, max_model_tokens, self._staging)
         self._flat_tokens = self._slots.tokens.view(-1)
-        self._batches = BatchBuilder(self._slots, model.device, model.rope.length_dependent_from > 0)
+        self._batches = BatchBuilder(self._slots, self._staging, model.rope.length_dependent_from > 0)
+        self._graphs: DecodeGraphs | None = None
+        if recorder is not None:
+            assert isinstance(attention, RefillableAttention)
+            inputs = self._batches.decode_inputs
+            self._graphs = DecodeGraphs(model, attention, self._flat_tokens, inputs, block_size, recorder)
         self.void_slots: list[SeqSlot] = []
         """Slots of the last executed plan whose logits were not finite. They are left out of its result."""
 
@@ -62,6 +75,18 @@ class ModelRunner:
         timings.start_ns = timings.start_ns or timings.end_ns
         return result
 
+    def warm_up(self, num_tokens: int) -> None:
+        """Compute a prompt of as many tokens, and one more, and forget them: kernels are compiled and memory is there.
+
+        K and V go to the pool's first blocks, which nobody may own yet.
+        """
+        block_ids = [BlockId(number) for number in range(-(-(num_tokens + 1) // self._slots.block_size))]
+        sequence = NewSequence(SeqSlot(0), "warm-up", [0] * num_tokens, num_tokens, SamplingParams(), block_ids)
+        for start, count, added in ((0, num_tokens, [sequence]), (num_tokens, 1, [])):
+            work = Work([SeqSlot(0)], [start], [count], [True], [0], [])
+            self.execute(StepPlan(StepId(0), [], added, work))
+        self.reset()
+
     def reset(self) -> None:
         """Forget every sequence, for a new session."""
         self._batches.forget()
@@ -82,26 +107,42 @@ class ModelRunner:
             self._slots.append_blocks(work.slots, work.num_new_blocks, work.new_block_ids)
 
     def _compute(self, batch: StepBatch, result: StepResult, on_start: Callable[[], None] | None) -> None:
-        attention = batch.attention
-        attn_plan = self._attention.plan(attention)
+        if self._graphs is not None and batch.is_decode and not self._scores_prompts(batch):
+            self._begin(result, on_start)
+            logits = self._graphs.replay(batch)
+        else:
+            plan = self._attention.plan(batch.attention)
+            self._begin(result, on_start)
+            inputs = self._flat_tokens.index_select(0, batch.token_entries)
+            positions = batch.attention.positions
+            hidden = self._model.hidden(inputs, positions, batch.num_prompt_tokens, self._attention, plan)
+            if self._slots.num_scoring:
+                self._score_prompts(batch, hidden, result)
+            if not batch.host_sample_slots:
+                return
+            logits = self._model.logits(hidden.index_select(0, batch.sample_tokens))
+        self._sample(batch, logits, result)
+
+    @staticmethod
+    def _begin(result: StepResult, on_start: Callable[[], None] | None) -> None:
         result.timings.start_ns = time.monotonic_ns()
         if on_start is not None:
             on_start()
-        inputs = self._flat_tokens.index_select(0, batch.token_entries)
-        hidden = self._model.hidden(inputs, attention.positions, batch.num_prompt_tokens, self._attention, attn_plan)
-        if self._slots.num_scoring:
-            self._score_prompts(batch, hidden, result)
-        if not batch.host_sample_slots:
-            return
-        logits = self._model.logits(hidden.index_select(0, batch.sample_tokens))
+
+    def _sample(self, batch: StepBatch, logits: torch.Tensor, result: StepResult) -> None:
         sampled = self._sampler.sample(
-            logits, batch.sample_slots, batch.sample_positions, self._slots.tokens, batch.host_sample_slots
+            logits,
+            batch.sample_slots,
+            batch.sample_positions,
+            self._slots.tokens,
+            batch.host_sample_slots,
+            max(batch.host_sample_positions),
         )
         # Where there was nothing to sample any id will do as the next input, as long as it is one.
         self._flat_tokens.index_copy_(0, batch.sample_entries, sampled.clamp(min=0).to(torch.int32))
         if self._slots.num_scoring:
             self._score_samples(batch, logits, sampled, result)
-        token_ids = sampled.tolist()
+        token_ids = self._staging.fetch(sampled)
         result.timings.end_ns = time.monotonic_ns()
         result.slots, result.token_ids = batch.host_sample_slots, token_ids
         if FAULT in token_ids:
@@ -109,6 +150,14 @@ class ModelRunner:
             self.void_slots = [slot for slot, token_id in rows if token_id == FAULT]
             result.slots = [slot for slot, token_id in rows if token_id != FAULT]
             result.token_ids = [token_id for token_id in token_ids if token_id != FAULT]
+
+    def _scores_prompts(self, batch: StepBatch) -> bool:
+        """Whether a row has log probabilities of its prompt to give, which takes the hidden states."""
+        if not self._slots.num_scoring:
+            return False
+        last_inputs = self._slots.num_prompt_tokens[batch.slots] - 1
+        asks = (self._slots.sampling[slot] for slot in batch.slots[batch.starts < last_inputs].tolist())
+        return any(sampling is not None and sampling.prompt_logprobs is not None for sampling in asks)
 
     def _score_samples(self, batch: StepBatch, logits: torch.Tensor, sampled: torch.Tensor, result: StepResult) -> None:
         rows: list[int] = []
@@ -121,7 +170,7 @@ class ModelRunner:
                 result.logprob_slots.append(SeqSlot(slot))
                 result.logprob_positions.append(batch.host_sample_positions[row])
         if rows:
-            index = torch.tensor(rows, device=self._device)
+            index = self._staging.numbers(rows, torch.int64)
             result.logprobs.extend(self._sampler.logprobs(logits[index], sampled[index], num_top))
 
     def _score_prompts(self, batch: StepBatch, hidden: torch.Tensor, result: StepResult) -> None:

@@ -2,7 +2,7 @@
 
 Owned and called by the worker's engine thread. A slot's parameters are written once, when its sequence
 arrives; a step then only gathers them. What a batch needs beyond an argmax is decided from host-side flags,
-so a batch of greedy or plain-temperature rows never waits for the device.
+so on the way to a token nothing waits for the device.
 
 Order, as in vLLM: allowed ids, bad words, min_tokens' stop mask, logit bias; repetition, frequency and
 presence penalties; temperature; min_p; top_k, then top_p; draw. Log probabilities are of the raw logits.
@@ -17,9 +17,10 @@ import torch
 from engine.execution import vocab_chunks
 from engine.execution.counter_random import stream_key, uniform
 from engine.execution.penalties import Penalties, penalised
+from engine.execution.staging import Staging
 from engine.execution.token_constraints import TokenConstraints
 from engine.execution.token_logprobs import token_logprobs
-from engine.execution.truncation import thresholds
+from engine.execution.truncation import settling_on, thresholds
 from engine.logprobs import Logprobs
 from engine.sampling import SamplingParams
 
@@ -47,9 +48,11 @@ _LOGIT_EDITS = _Needs.PENALTIES | _Needs.CONSTRAINTS
 
 
 class Sampler:
-    """Samples for up to `max_seqs` slots over a vocabulary of `vocab_size` ids on `device`."""
+    """Samples for up to `max_seqs` slots over a vocabulary of `vocab_size` ids on the device of `staging`."""
 
-    def __init__(self, vocab_size: int, max_seqs: int, max_model_tokens: int, device: torch.device) -> None:
+    def __init__(self, vocab_size: int, max_seqs: int, max_model_tokens: int, staging: Staging) -> None:
+        device = staging.device
+        self._staging = staging
         self._vocab_size = vocab_size
         self._max_model_tokens = max_model_tokens
         # Columns of the two tables: see `add`.
@@ -59,6 +62,7 @@ class Sampler:
         self._top_k = np.zeros(max_seqs, dtype=np.int64)
         self._constraints: dict[int, TokenConstraints] = {}
         self._on_cpu = device.type == "cpu"
+        self._settle = settling_on(device)
 
     def add(self, slot: int, params: SamplingParams, num_prompt_tokens: int) -> None:
         """Set the parameters of a slot, whatever it held before. Output starts at position `num_prompt_tokens`."""
@@ -74,8 +78,7 @@ class Sampler:
                 needs |= _Needs.TRUNCATION
         if params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0:
             needs |= _Needs.PENALTIES
-        device = self._reals.device
-        constraints = TokenConstraints.build(params, device)
+        constraints = TokenConstraints.build(params, self._staging)
         if constraints is not None:
             needs |= _Needs.CONSTRAINTS
             self._constraints[slot] = constraints
@@ -90,9 +93,9 @@ class Sampler:
             params.frequency_penalty,
             params.repetition_penalty,
         )
-        self._reals[slot] = torch.tensor(reals, dtype=torch.float32).to(device, non_blocking=True)
+        self._reals[slot] = self._staging.numbers(reals, torch.float32)
         integers = (top_k, stream_key(params.seed), num_prompt_tokens)
-        self._integers[slot] = torch.tensor(integers, dtype=torch.int64).to(device, non_blocking=True)
+        self._integers[slot] = self._staging.numbers(integers, torch.int64)
 
     def release(self, slot: int) -> None:
         """Forget a slot. Releasing a free one is allowed."""
@@ -107,13 +110,15 @@ class Sampler:
         positions: torch.Tensor,
         tokens: torch.Tensor,
         slots_host: Sequence[int],
+        longest: int | None = None,
     ) -> torch.Tensor:
         """One token id per row, int64 [rows] on the device; `FAULT` where a row has no finite logit to choose.
 
         logits: floats [rows, vocab], left as they are. slots: int64 [rows], and `slots_host` the same on the
         host. positions: int64 [rows], the position of the token to be sampled, which is the number of tokens
         before it. tokens: int32 [max_seqs, max_model_tokens], each slot's known tokens; read only for rows
-        with penalties or bad words.
+        with penalties or bad words. longest: the largest of `positions`, or more; None: the device is asked for it
+        where it is needed.
         """
         assert logits.shape == (len(slots_host), self._vocab_size)
         if not slots_host:
@@ -126,7 +131,7 @@ class Sampler:
         # The largest logit is NaN if any is; +inf and a row of -inf alone are no distribution either.
         sound = best_raw.isfinite()
         if needs & _LOGIT_EDITS:
-            logits = self._edited(logits, slots, positions, tokens, host_slots, row_needs)
+            logits = self._edited(logits, slots, positions, tokens, host_slots, row_needs, longest)
             best, greedy = vocab_chunks.argmax(logits)
             sound &= best.isfinite()
         if not needs & _Needs.RANDOM:
@@ -139,7 +144,7 @@ class Sampler:
         drawn = torch.cat([self._drawn(logits[p], slots[p], uniforms[p], host_slots[p], row_needs[p]) for p in passes])
         random = row_needs & _Needs.RANDOM != 0
         if not random.all():
-            drawn = torch.where(torch.from_numpy(random).to(drawn.device, non_blocking=True), drawn, greedy)
+            drawn = torch.where(self._staging.numbers(random.tolist(), torch.bool), drawn, greedy)
         return torch.where(sound, drawn, FAULT)
 
     def logprobs(self, logits: torch.Tensor, token_ids: torch.Tensor, num_top: Sequence[int]) -> Logprobs:
@@ -173,11 +178,12 @@ class Sampler:
             probabilities.masked_fill_(probabilities < lowest[:, None], 0.0)
         truncated = np.flatnonzero(row_needs & _Needs.TRUNCATION)
         if len(truncated):
-            rows = torch.from_numpy(truncated).to(logits.device, non_blocking=True)
+            rows = self._staging.numbers(truncated.tolist(), torch.int64)
             chosen = probabilities if len(truncated) == len(row_needs) else probabilities[rows]
             top_k = self._integers[slots[rows], 0]
             lowest = torch.zeros_like(temperature)
-            lowest[rows] = thresholds(chosen, top_k, top_p[rows], self._top_k[host_slots[truncated]].tolist())
+            host_top_k = self._top_k[host_slots[truncated]].tolist()
+            lowest[rows] = thresholds(chosen, top_k, top_p[rows], host_top_k, self._settle)
             probabilities.masked_fill_(probabilities < lowest[:, None], 0.0)
         return vocab_chunks.draw(probabilities, uniforms)
 
@@ -189,6 +195,7 @@ class Sampler:
         tokens: torch.Tensor,
         host_slots: np.ndarray[tuple[int], np.dtype[np.int64]],
         row_needs: np.ndarray[tuple[int], np.dtype[np.int64]],
+        longest: int | None,
     ) -> torch.Tensor:
         """A float32 copy of the logits with masks, bias and penalties applied where a slot asks for them."""
         logits = logits.to(torch.float32, copy=True)
@@ -198,11 +205,11 @@ class Sampler:
             self._constraints[slot].apply(logits[row], tokens[slot], positions[row], num_prompt_tokens[row])
         penalties = np.flatnonzero(row_needs & _Needs.PENALTIES)
         if len(penalties):
-            rows = torch.from_numpy(penalties).to(logits.device, non_blocking=True)
+            rows = self._staging.numbers(penalties.tolist(), torch.int64)
             _, _, _, presence, frequency, repetition = self._reals[slots[rows]].unbind(dim=1)
             num_tokens = positions[rows]
-            # Waits for the device: the longest history is not known here, and all of a long context is costly.
-            length = min(int(num_tokens.max()), self._max_model_tokens)
+            # All of a long context would be costly.
+            length = min(int(num_tokens.max()) if longest is None else longest, self._max_model_tokens)
             logits[rows] = penalised(
                 logits[rows],
                 Penalties(presence, frequency, repetition),

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from engine.execution.staging import Staging
 from engine.sampling import SamplingParams
 from engine.scheduling.plan import NewSequence
 
@@ -18,11 +19,12 @@ class Slots:
     Owned and touched by the runner's thread only.
     """
 
-    def __init__(self, max_seqs: int, max_model_tokens: int, block_size: int, device: torch.device) -> None:
+    def __init__(self, max_seqs: int, max_model_tokens: int, block_size: int, staging: Staging) -> None:
         self.max_seqs = max_seqs
         self.max_model_tokens = max_model_tokens
         self.block_size = block_size
-        self.tokens = torch.zeros(max_seqs, max_model_tokens, dtype=torch.int32, device=device)
+        self._staging = staging
+        self.tokens = torch.zeros(max_seqs, max_model_tokens, dtype=torch.int32, device=staging.device)
         """int32 [max_seqs, max_model_tokens]: ids known so far; sampled ones are written behind the known ones."""
         self.block_tables = np.zeros((max_seqs, -(-max_model_tokens // block_size)), dtype=np.int32)
         """Entries past a sequence's blocks repeat its first: what reads too far reads no other sequence's bytes."""
@@ -46,7 +48,7 @@ class Slots:
             raise ValueError(
                 f"{sequence.request_id} has {num_tokens} tokens; a sequence has 1 to {self.max_model_tokens}"
             )
-        self.tokens[slot, :num_tokens] = torch.tensor(sequence.token_ids, dtype=torch.int32)
+        self.tokens[slot, :num_tokens] = self._staging.numbers(sequence.token_ids, torch.int32)
         self.num_prompt_tokens[slot] = sequence.num_prompt_tokens
         if sequence.block_ids:
             self.block_tables[slot] = sequence.block_ids[0]

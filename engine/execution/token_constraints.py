@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.execution.staging import Staging
 from engine.sampling import SamplingParams
 
 
@@ -27,23 +28,23 @@ class TokenConstraints:
     """float32 [ids]."""
 
     @classmethod
-    def build(cls, params: SamplingParams, device: torch.device) -> "TokenConstraints | None":
+    def build(cls, params: SamplingParams, staging: Staging) -> "TokenConstraints | None":
         """None where `params` constrain nothing."""
         masks_stops = params.min_tokens > 0 and params.stop_token_ids
         if not (params.allowed_token_ids or params.logit_bias or params.bad_words or masks_stops):
             return None
 
         def ids(values: tuple[int, ...]) -> torch.Tensor | None:
-            return torch.tensor(values, dtype=torch.int64, device=device) if values else None
+            return staging.numbers(values, torch.int64) if values else None
 
         biases = tuple(bias for _, bias in params.logit_bias)
         return cls(
             allowed=ids(params.allowed_token_ids),
             stop_ids=ids(params.stop_token_ids) if masks_stops else None,
             min_tokens=params.min_tokens,
-            bad_words=BadWords.build(params.bad_words, device) if params.bad_words else None,
+            bad_words=BadWords.build(params.bad_words, staging) if params.bad_words else None,
             bias_ids=ids(tuple(token_id for token_id, _ in params.logit_bias)),
-            bias_values=torch.tensor(biases, dtype=torch.float32, device=device) if biases else None,
+            bias_values=staging.numbers(biases, torch.float32) if biases else None,
         )
 
     def apply(
@@ -81,13 +82,13 @@ class BadWords:
     """int64 [words]."""
 
     @classmethod
-    def build(cls, words: tuple[tuple[int, ...], ...], device: torch.device) -> "BadWords":
+    def build(cls, words: tuple[tuple[int, ...], ...], staging: Staging) -> "BadWords":
         width = max(len(word) for word in words) - 1
-        prefixes = [[-1] * (width - len(word) + 1) + list(word[:-1]) for word in words]
+        prefixes = [token_id for word in words for token_id in [-1] * (width - len(word) + 1) + list(word[:-1])]
         return cls(
-            last=torch.tensor([word[-1] for word in words], dtype=torch.int64, device=device),
-            prefixes=torch.tensor(prefixes, dtype=torch.int64, device=device).reshape(len(words), width),
-            prefix_lengths=torch.tensor([len(word) - 1 for word in words], dtype=torch.int64, device=device),
+            last=staging.numbers([word[-1] for word in words], torch.int64),
+            prefixes=staging.numbers(prefixes, torch.int64).view(len(words), width),
+            prefix_lengths=staging.numbers([len(word) - 1 for word in words], torch.int64),
         )
 
     def begun(self, history: torch.Tensor, position: torch.Tensor, num_prompt_tokens: torch.Tensor) -> torch.Tensor:

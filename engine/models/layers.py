@@ -1,43 +1,29 @@
-"""The parts that decoders are made of. Weights are plain tensors; every forward runs on flat `[tokens, ...]`."""
+"""The gated MLP that decoders have. Weights are plain tensors; every forward runs on flat `[tokens, ...]`."""
 
 import torch
-import torch.nn.functional as F
 
 from engine.models.config import ModelConfig
 from engine.models.linear import Linear
+from engine.models.operations import Operations, RmsNorm
 from kernels.cpu.decoder import LinearWeights
-
-
-class RmsNorm:
-    """y = weight * x / sqrt(mean(x²) + eps) over the last dimension (arXiv:1910.07467), the mean in fp32."""
-
-    __slots__ = ("_eps", "_shape", "weight")
-
-    def __init__(self, size: int, eps: float, dtype: torch.dtype, device: torch.device) -> None:
-        self.weight = torch.empty(size, dtype=dtype, device=device)
-        self._shape = (size,)
-        self._eps = eps
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, self._shape, self.weight, self._eps)
 
 
 class GatedMlp:
     """down(silu(gate(x)) * up(x)) (SwiGLU, arXiv:2002.05202), gate and up merged."""
 
-    __slots__ = ("_down", "_gate_up", "_hidden_size", "_intermediate_size")
+    __slots__ = ("_down", "_gate_up", "_hidden_size", "_intermediate_size", "_operations")
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device, operations: Operations) -> None:
         self._hidden_size = config.hidden_size
         self._intermediate_size = config.intermediate_size
+        self._operations = operations
         self._gate_up = Linear(config.hidden_size, 2 * config.intermediate_size, config.mlp_bias, dtype, device)
         self._down = Linear(config.intermediate_size, config.hidden_size, config.mlp_bias, dtype, device)
 
-    def added(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """residual + the MLP of x; `residual` may be overwritten."""
-        merged = self._gate_up(x)
-        gate, up = merged[:, : self._intermediate_size], merged[:, self._intermediate_size :]
-        return self._down.added(F.silu(gate).mul_(up), residual)
+    def add_norm(self, x: torch.Tensor, residual: torch.Tensor, norm: RmsNorm) -> tuple[torch.Tensor, torch.Tensor]:
+        """residual + the MLP of x, and its norm; `residual` may be overwritten."""
+        gated = self._operations.gated(self._gate_up(x))
+        return self._operations.project_add_norm(gated, self._down, residual, norm)
 
     def targets(self, prefix: str) -> dict[str, torch.Tensor]:
         size = self._intermediate_size

@@ -50,6 +50,12 @@ class Linear:
             return packed
         return residual.add_(self(x))
 
+    def into(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        """x Wᵀ into `out`, for a plain weight without a bias."""
+        assert self.weight is not None
+        assert self.bias is None
+        torch.mm(x, self.weight.t(), out=out)
+
     def targets(self, parts: dict[str, int]) -> dict[str, torch.Tensor]:
         """Checkpoint names to views: `parts` gives each projection's full name and number of rows, in order."""
         assert self.weight is not None, "a packed weight cannot be loaded into"

@@ -5,16 +5,19 @@ from dataclasses import replace
 import torch
 
 from engine.models.config import ModelConfig
-from engine.models.layers import RmsNorm
 from engine.models.llama import LlamaLayer, LlamaModel
+from engine.models.operations import HeadNorms, Operations, RmsNorm
 from kernels.cpu.decoder import LayerWeights
 
 
 class Qwen3Layer(LlamaLayer):
-    def __init__(self, config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__(config, index, dtype, device)
+    def __init__(
+        self, config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device, operations: Operations
+    ) -> None:
+        super().__init__(config, index, dtype, device, operations)
         self._q_norm = RmsNorm(config.head_dim, config.rms_norm_eps, dtype, device)
         self._k_norm = RmsNorm(config.head_dim, config.rms_norm_eps, dtype, device)
+        self._head_norms = HeadNorms(self._q_norm, self._k_norm)
 
     def targets(self, prefix: str) -> dict[str, torch.Tensor]:
         return {
@@ -26,13 +29,9 @@ class Qwen3Layer(LlamaLayer):
     def plain(self, window: int | None) -> LayerWeights:
         return replace(super().plain(window), q_norm=self._q_norm.weight, k_norm=self._k_norm.weight)
 
-    def _normalise_heads(self, qkv: torch.Tensor) -> None:
-        q = qkv[:, : self._num_heads]
-        k = qkv[:, self._num_heads : self._num_heads + self._num_kv_heads]
-        q.copy_(self._q_norm(q))
-        k.copy_(self._k_norm(k))
-
 
 class Qwen3Model(LlamaModel):
-    def build_layer(self, config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device) -> LlamaLayer:
-        return Qwen3Layer(config, index, dtype, device)
+    def build_layer(
+        self, config: ModelConfig, index: int, dtype: torch.dtype, device: torch.device, operations: Operations
+    ) -> LlamaLayer:
+        return Qwen3Layer(config, index, dtype, device, operations)

@@ -64,9 +64,11 @@ class RotaryEmbedding:
         assert num_prompt_tokens is not None
         lengths = torch.maximum(positions + 1, num_prompt_tokens)
         if self._is_dynamic:
-            # The function broadcasts over a column of lengths: one row of frequencies per token.
-            inv_freq, _ = ROPE_INIT_FUNCTIONS["dynamic"](self._rope_config, self._device, seq_len=lengths[:, None])
-            return self._cos_sin(positions[:, None].float() * inv_freq)
+            # The function broadcasts over a column of lengths: one row of frequencies per token. In float64, since the
+            # last bit of powers and cosines depends on how many are computed at once, and is rounded off then.
+            lengths = lengths[:, None].double()
+            inv_freq, _ = ROPE_INIT_FUNCTIONS["dynamic"](self._rope_config, self._device, seq_len=lengths)
+            return self._cos_sin((positions[:, None].float() * inv_freq.float()).double())
         rows = positions + (lengths > self.length_dependent_from) * self._max_tokens
         return self._cos.index_select(0, rows), self._sin.index_select(0, rows)
 

@@ -1,7 +1,7 @@
 """The seam between the models and the ways to attend over paged blocks."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -36,6 +36,25 @@ class AttnBatch:
         return self.query_starts[-1]
 
 
+@dataclass(frozen=True, slots=True)
+class DecodeBuffers:
+    """Where the rows of decode steps stand, one new token each: tensors on the device that stay and are filled anew.
+
+    They belong to whoever made them. A row that is padding has context length 0 and write slot -1.
+    """
+
+    context_lens: torch.Tensor
+    """int32 [rows]: tokens of the sequence that exist after the step, the new one included."""
+    block_table: torch.Tensor
+    """int32 [rows, max_blocks], rows perhaps strided: device block ids in order; past a row's length anything."""
+    write_slots: torch.Tensor
+    """int64 [rows]: block_id * block_size + offset, where the new token's K and V go."""
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.context_lens)
+
+
 class AttnPlan(Protocol):
     """Whatever a backend derives from a batch once per step and uses in every layer."""
 
@@ -59,5 +78,20 @@ class AttentionBackend(Protocol):
 
         The result has q's shape and dtype. The softmax is in fp32 (FlashAttention-2, arXiv:2307.08691, over the
         pages of PagedAttention, arXiv:2309.06180).
+        """
+        ...
+
+
+@runtime_checkable
+class RefillableAttention(AttentionBackend, Protocol):
+    """A backend whose decode steps can be captured in a CUDA graph and replayed with other rows."""
+
+    def decode_plan(self, buffers: DecodeBuffers) -> AttnPlan:
+        """A plan that `run` reads from `buffers` as they are whenever its kernels run; valid for as long as they live.
+
+        Neither this nor a `run` with the plan looks at what the buffers hold from the host, and what `run` launches
+        does not depend on it: grids cover the widest context, `block_table.shape[1]` blocks. For a row that is padding
+        nothing is written and any finite result will do. Workspaces that `run` uses belong to the plan or the backend
+        and stay where they are.
         """
         ...

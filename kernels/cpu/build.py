@@ -34,7 +34,7 @@ _FLAGS = (
 )
 _ISA_FLAGS = {
     "avx2": ("-march=x86-64-v3", "-DTIERCEL_ISA_AVX2"),
-    "avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512", "-DTIERCEL_ISA_AVX512"),
+    "avx512": ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512", "-DTIERCEL_ISA_AVX512"),
     "amx": ("-march=sapphirerapids", "-mprefer-vector-width=512", "-DTIERCEL_ISA_AMX"),
 }
 

@@ -1,7 +1,8 @@
 """A whole decoder on the CPU as two calls: the layers, and the projection to the vocabulary.
 
-Weights are bfloat16 and widened in registers; the residual stream, the norms, RoPE and the softmax are fp32; what
-products read is rounded to bfloat16. A token's result does not depend on which others are computed beside it.
+Weights are bfloat16 and widened in registers, or int8 with a scale for each output; the residual stream, the norms,
+RoPE and the softmax are fp32; what products read is rounded to bfloat16 where AMX multiplies it, and to int8 with a
+scale for each token where the weights are int8. A token's result does not depend on which others are computed with it.
 """
 
 import ctypes
@@ -12,7 +13,15 @@ import torch
 
 from kernels.attention.native import NativeAttention, NativePlan
 from kernels.cpu.library import CpuKernels
-from kernels.cpu.packing import interleave_gate_up, pack_bias, pack_weight, padded, row_stride
+from kernels.cpu.packing import (
+    QUANTIZED_STEP,
+    interleave_gate_up,
+    pack_bias,
+    pack_weight,
+    padded,
+    quantize_weight,
+    row_stride,
+)
 
 _BLOCK_TOKENS = 256
 """Tokens that a thread computes together; `kBlockTokens` in `source/isa/decoder.cpp`."""
@@ -58,6 +67,8 @@ class DecoderShape:
 class _Linear(ctypes.Structure):
     _fields_ = [
         ("weight", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
         ("num_inputs", ctypes.c_int64),
         ("num_outputs", ctypes.c_int64),
@@ -101,6 +112,9 @@ class _Scratch(ctypes.Structure):
         ("attended", ctypes.c_void_p),
         ("normed", ctypes.c_void_p),
         ("activated", ctypes.c_void_p),
+        ("quantized", ctypes.c_void_p),
+        ("row_scales", ctypes.c_void_p),
+        ("quantized_stride", ctypes.c_int64),
     ]
 
 
@@ -126,13 +140,19 @@ class CpuDecoder:
         final_norm: torch.Tensor,
         embedding: torch.Tensor,
         lm_head: torch.Tensor,
+        *,
+        int8_weights: bool = False,
     ) -> None:
         """Takes the layers in order, one at a time. `embedding` [vocab, hidden] is kept; `lm_head` may be it."""
         self._forward = kernels.function("tiercel_decoder_forward", *[ctypes.c_void_p] * 6)
         self._logits = kernels.function(
             "tiercel_decoder_logits", *[ctypes.c_void_p] * 2, ctypes.c_int64, *[ctypes.c_void_p] * 2
         )
-        self.isa = kernels.isa
+        self.arithmetic = f"{kernels.isa}-int8" if int8_weights else kernels.isa
+        """Instruction set and type of the products; results differ in their rounding."""
+        self._int8_weights = int8_weights
+        self.weight_bytes = 0
+        """Of all weights, as they are computed with."""
         self._shape = shape
         self._kept: list[torch.Tensor] = []
         """What the structures below point to."""
@@ -206,7 +226,7 @@ class CpuDecoder:
             ctypes.byref(self._decoder),
             hidden.data_ptr(),
             len(hidden),
-            self._scratch.normed,
+            ctypes.byref(self._scratch),
             logits.data_ptr(),
         )
         return logits[:, : self._shape.vocab_size]
@@ -221,7 +241,7 @@ class CpuDecoder:
         self._buffers = [
             torch.zeros(rows, self._layers[0].qkv.num_outputs, dtype=torch.float32),
             *(
-                torch.zeros(count, row_stride(size), dtype=torch.bfloat16)
+                torch.zeros(count, row_stride(size), dtype=torch.float32)
                 for count, size in (
                     (rows, shape.num_heads * shape.head_dim),
                     (block_rows, shape.hidden_size),
@@ -229,7 +249,14 @@ class CpuDecoder:
                 )
             ),
         ]
-        self._scratch = _Scratch(*(buffer.data_ptr() for buffer in self._buffers))
+        longest = max(shape.num_heads * shape.head_dim, shape.hidden_size, shape.intermediate_size)
+        # A cache line more than the row, as `row_stride` has it.
+        stride = padded(longest, QUANTIZED_STEP) + QUANTIZED_STEP if self._int8_weights else 0
+        self._buffers += [
+            torch.zeros(block_rows, stride, dtype=torch.int8),
+            torch.zeros(block_rows, dtype=torch.float32),
+        ]
+        self._scratch = _Scratch(*(buffer.data_ptr() for buffer in self._buffers), stride)
         self._num_scratch_rows, self._num_scratch_threads = rows, num_threads
 
     def _layer(self, weights: LayerWeights) -> _Layer:
@@ -251,16 +278,18 @@ class CpuDecoder:
 
     def _linear(self, linear: LinearWeights) -> _Linear:
         outputs, inputs = linear.weight.shape
-        return _Linear(
-            weight=self._keep(pack_weight(linear.weight)),
-            bias=None if linear.bias is None else self._keep(pack_bias(linear.bias)),
-            num_inputs=padded(inputs),
-            num_outputs=padded(outputs),
-        )
+        bias = None if linear.bias is None else self._keep(pack_bias(linear.bias))
+        if not self._int8_weights:
+            weight = self._keep(pack_weight(linear.weight))
+            return _Linear(weight, None, None, bias, padded(inputs), padded(outputs))
+        quantized = quantize_weight(linear.weight)
+        values, scales, sums = (self._keep(each) for each in (quantized.values, quantized.scales, quantized.sums))
+        return _Linear(values, scales, sums, bias, padded(inputs, QUANTIZED_STEP), padded(outputs))
 
     def _vector(self, vector: torch.Tensor) -> int:
         return self._keep(vector.float().contiguous())
 
     def _keep(self, tensor: torch.Tensor) -> int:
         self._kept.append(tensor)
+        self.weight_bytes += tensor.nbytes
         return tensor.data_ptr()

@@ -45,6 +45,8 @@ def _worker_row(link: WorkerLink) -> common_pb2.ServiceStatus:
             dtype=ready.dtype,
             kv_dtype=ready.kv_dtype,
             attention_backend=ready.attention_backend,
+            weights=ready.weights,
+            weight_bytes=ready.weight_bytes,
             block_size_tokens=ready.block_size_tokens,
             block_bytes=ready.block_bytes,
             max_model_tokens=scheduler.config.max_model_tokens,

@@ -26,11 +26,21 @@ class CpuKernels(enum.StrEnum):
     OFF = "off"
 
 
+class CudaGraphs(enum.StrEnum):
+    AUTO = "auto"
+    OFF = "off"
+
+
 class Dtype(enum.StrEnum):
     AUTO = "auto"
     BF16 = "bf16"
     FP16 = "fp16"
     FP32 = "fp32"
+
+
+class Weights(enum.StrEnum):
+    AUTO = "auto"
+    INT8 = "int8"
 
 
 class KvDtype(enum.StrEnum):
@@ -49,6 +59,9 @@ class WorkerConfig(ServiceConfig):
     served_model_name: str | None = setting("Name that clients know the model by; default: from --model.", None)
     device: Device = setting("Where the model runs; auto takes CUDA where there is a device.", Device.AUTO)
     dtype: Dtype = setting("Type of weights and activations; auto keeps the checkpoint's.", Dtype.AUTO)
+    weights: Weights = setting(
+        "Type of the weights of products; auto: --dtype's; int8 rounds them, and activations, on a CPU.", Weights.AUTO
+    )
     kv_dtype: KvDtype = setting("Type of cached keys and values; auto takes the activations'.", KvDtype.FP8)
     block_size: int = setting("Tokens per cache block.", 16, minimum=1)
     device_cache: ByteSize | None = setting("Size of the device block pool; default: from the memory.", None)
@@ -66,6 +79,10 @@ class WorkerConfig(ServiceConfig):
     max_model_len: int | None = setting("Tokens of prompt and output together; default: the model's.", None, minimum=2)
     cpu_kernels: CpuKernels = setting(
         "Best instruction set for the native kernels on a CPU; off: torch's operations.", CpuKernels.AUTO
+    )
+    cuda_graphs: CudaGraphs = setting(
+        "Decode steps as CUDA graphs, captured at start; auto: where the device and the attention allow it.",
+        CudaGraphs.AUTO,
     )
     threads: int | None = setting(
         "Threads that torch computes with; default: one per core, within the CPU quota.", None, minimum=1

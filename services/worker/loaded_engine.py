@@ -52,6 +52,10 @@ class WorkerFacts:
     kv_dtype: str
     attention_backend: str
     rope_length_dependent_from_tokens: int
+    weights: str
+    """Type of the weights of products: `dtype`, or int8."""
+    weight_bytes: int
+    """In memory, as they are computed with."""
 
     num_host_slots: int = 0
     host_is_pinned: bool = False

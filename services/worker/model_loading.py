@@ -5,16 +5,18 @@ from collections.abc import Callable
 import torch
 
 from engine.errors import ConfigError
+from engine.execution.graphs import CudaGraphRecorder, why_not
 from engine.execution.loading import LoadedModel, default_device_cache_bytes, load_model, num_blocks_for
 from engine.execution.runner import ModelRunner
 from engine.models.fingerprint import namespace
 from kernels.attention.choice import choose_attention
+from kernels.attention.protocol import AttentionBackend
 from kvstore.courtesy import ComputeGauge
 from kvstore.host_memory import available_bytes
 from kvstore.layout import BlockLayout
 from services.common import logs
 from services.common.model_path import CHECKPOINT_FILES, resolve_model
-from services.worker.config import CpuKernels, Device, Dtype, KvDtype, WorkerConfig
+from services.worker.config import CpuKernels, CudaGraphs, Device, Dtype, KvDtype, Weights, WorkerConfig
 from services.worker.cores import usable_cores
 from services.worker.gauged_executor import GaugedExecutor
 from services.worker.loaded_engine import LoadedEngine, LoadProgress, TierNews, WorkerFacts
@@ -42,6 +44,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         max_model_tokens=config.max_model_len,
         progress=progress,
         isa=_isa(config.cpu_kernels),
+        int8_weights=config.weights is Weights.INT8,
     )
     dtype = loaded.model.dtype
     kv_dtype = dtype if config.kv_dtype is KvDtype.AUTO else _KV_DTYPES[config.kv_dtype]
@@ -54,7 +57,7 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
     )
     num_blocks = _num_blocks(config, loaded, layout, device)
     pool = layout.allocate(num_blocks, device)
-    backend = "torch" if config.cpu_kernels is CpuKernels.OFF else None
+    backend = "torch" if config.cpu_kernels is CpuKernels.OFF and device.type == "cpu" else None
     isa = _isa(config.cpu_kernels) or ""
     attention = choose_attention(layout.pages(pool), loaded.config.windows, dtype, backend, isa)
     arithmetic = f"{loaded.model.arithmetic}/{attention.name}"
@@ -64,7 +67,10 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         block_size=config.block_size,
         max_seqs=config.max_seqs,
         max_model_tokens=loaded.max_model_tokens,
+        recorder=_graph_recorder(config.cuda_graphs, loaded, attention),
     )
+    if device.type == "cuda":
+        runner.warm_up(min(config.max_batched_tokens, loaded.max_model_tokens - 1))
     cache_namespace = namespace(
         loaded.config,
         loaded.weights_digest,
@@ -91,6 +97,8 @@ def load_engine(config: WorkerConfig, progress: LoadProgress, tell: Callable[[Ti
         dtype=_NAMES[dtype],
         kv_dtype=_NAMES[kv_dtype],
         attention_backend=attention.name,
+        weights="int8" if config.weights is Weights.INT8 else _NAMES[dtype],
+        weight_bytes=loaded.model.weight_bytes,
         rope_length_dependent_from_tokens=loaded.model.rope.length_dependent_from,
         num_host_slots=tiers.num_host_slots,
         host_is_pinned=tiers.host_is_pinned,
@@ -113,6 +121,16 @@ def _isa(asked: CpuKernels) -> str | None:
             return None
         case _:
             return str(asked)
+
+
+def _graph_recorder(asked: CudaGraphs, loaded: LoadedModel, attention: AttentionBackend) -> CudaGraphRecorder | None:
+    device = loaded.model.device
+    if device.type != "cuda" or asked is CudaGraphs.OFF:
+        return None
+    if reason := why_not(loaded.model, attention):
+        _log.warning("decode steps run without CUDA graphs", extra=logs.fields(reason=reason))
+        return None
+    return CudaGraphRecorder(device)
 
 
 def _device(asked: Device) -> torch.device:

@@ -62,6 +62,8 @@ class WorkerService:
                 dtype=facts.dtype,
                 kv_dtype=facts.kv_dtype,
                 attention=facts.attention_backend,
+                weights=facts.weights,
+                weight_bytes=facts.weight_bytes,
                 blocks=facts.num_blocks,
                 block_bytes=facts.block_bytes,
                 max_model_tokens=facts.max_model_tokens,

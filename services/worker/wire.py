@@ -83,6 +83,8 @@ def ready_to_wire(facts: WorkerFacts, pid: int, metrics_address: str) -> executi
             dtype=facts.dtype,
             kv_dtype=facts.kv_dtype,
             attention_backend=facts.attention_backend,
+            weights=facts.weights,
+            weight_bytes=facts.weight_bytes,
             pid=pid,
             rope_length_dependent_from_tokens=facts.rope_length_dependent_from_tokens,
             num_host_slots=facts.num_host_slots,

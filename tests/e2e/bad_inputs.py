@@ -315,6 +315,8 @@ def bad_starts(folder: Path, taken_port: str) -> dict[str, tuple[str, ...]]:
         "a KV dtype that does not exist": ("--kv-dtype", "int3"),
         "more context than the model has": ("--max-model-len", "1000000"),
         "CUDA where there is none": ("--device", "cuda"),
+        "weights of a type that does not exist": ("--weights", "int3"),
+        "int8 weights in fp32": ("--weights", "int8", "--dtype", "fp32"),
         "zero workers": ("--workers", "0"),
     }
 

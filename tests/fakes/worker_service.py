@@ -133,6 +133,8 @@ class FakeEngine:
             dtype="fp32",
             kv_dtype="fp32",
             attention_backend="fake",
+            weights="fp32",
+            weight_bytes=0,
             rope_length_dependent_from_tokens=0,
             disk_note=self.disk_note,
         )

@@ -1,12 +1,16 @@
 """Every attention backend against the plain torch oracle, and the oracle against attention without pages."""
 
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kernels.attention import choice
 from kernels.attention.choice import choose_attention
 from kernels.attention.reference import ReferenceAttention
 from kernels.kv_codec.e4m3 import decode, encode
@@ -189,8 +193,56 @@ def test_what_an_earlier_owner_left_in_a_block_reaches_nobody(name: str, kv_dtyp
 
 def test_an_unknown_backend_is_refused_by_name() -> None:
     layout = BlockLayout(1, 1, 8, 8, torch.float32)
-    with pytest.raises(ValueError, match="'fast'; there are cpu, torch, reference"):
+    with pytest.raises(ValueError, match="'fast'; there are cpu, flash, triton, torch, reference"):
         choose_attention(layout.pages(layout.allocate(1, CPU)), [None], torch.float32, "fast")
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen", "asked"),
+    [
+        ({"flash", "triton"}, "flash", ["flash"]),
+        ({"triton"}, "triton", ["flash", "triton"]),
+        (set(), "torch", ["flash", "triton"]),
+    ],
+    ids=["all", "no flash-attn", "neither"],
+)
+def test_on_cuda_flash_comes_before_triton_and_torch_is_last(
+    there: set[str],
+    chosen: str,
+    asked: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen = []
+
+    def named(name: str, *_: object) -> object:
+        seen.append(name)
+        return SimpleNamespace(name=name) if name in there else f"{name} is not installed"
+
+    monkeypatch.setattr(choice, "_named", named)
+    monkeypatch.setattr(choice, "TorchAttention", lambda *_: SimpleNamespace(name="torch"))
+    pages: Any = SimpleNamespace(data=SimpleNamespace(device=torch.device("cuda")))
+    assert choose_attention(pages, [None], torch.bfloat16).name == chosen
+    assert seen == asked
+    # That flash-attn is missing is no warning, that Triton is missing is one.
+    assert ("triton is not installed" in caplog.text) == (chosen == "torch")
+
+
+def test_backends_for_cuda_are_refused_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = BlockLayout(1, 1, 16, 16, torch.bfloat16)
+    pages = layout.pages(layout.allocate(1, CPU))
+    with pytest.raises(ValueError, match="'flash' cannot be had: the pages are on cpu"):
+        choose_attention(pages, [None], torch.bfloat16, "flash")
+    monkeypatch.setattr("triton.knobs.runtime.interpret", False)
+    with pytest.raises(ValueError, match="'triton' cannot be had: the pages are on cpu"):
+        choose_attention(pages, [None], torch.bfloat16, "triton")
+
+
+def test_without_triton_its_backend_is_refused_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kernels.attention.triton", None)
+    layout = BlockLayout(1, 1, 16, 16, torch.bfloat16)
+    with pytest.raises(ValueError, match="'triton' cannot be had: triton does not load"):
+        choose_attention(layout.pages(layout.allocate(1, CPU)), [None], torch.bfloat16, "triton")
 
 
 @pytest.mark.parametrize("name", ["reference", *BACKENDS])

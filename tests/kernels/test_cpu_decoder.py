@@ -37,8 +37,10 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 class Steps:
     """One model over a pool of its own, computed natively or by torch."""
 
-    def __init__(self, checkpoint: Path, dtype: torch.dtype, kv_dtype: torch.dtype, isa: str | None) -> None:
-        loaded = load_model(checkpoint, device=CPU, dtype=dtype, isa=isa)
+    def __init__(
+        self, checkpoint: Path, dtype: torch.dtype, kv_dtype: torch.dtype, isa: str | None, int8_weights: bool = False
+    ) -> None:
+        loaded = load_model(checkpoint, device=CPU, dtype=dtype, isa=isa, int8_weights=int8_weights)
         config = loaded.config
         layout = BlockLayout(config.num_layers, config.num_kv_heads, config.head_dim, 16, kv_dtype)
         kv = layout.pages(layout.allocate(64, CPU))
@@ -97,17 +99,28 @@ def test_logits_are_closer_to_fp32_than_those_of_bf16_operations(
 
 
 @pytest.mark.parametrize("isa", HERE)
+def test_int8_weights_cost_a_few_percent_of_the_logits(checkpoint: Path, isa: str) -> None:
+    rows, ids = Rows([0, 0, 0], [3, 61, 100]), token_ids(164)
+    truth = Steps(checkpoint, torch.float32, torch.bfloat16, None).run(rows, ids)
+    ours = Steps(checkpoint, torch.bfloat16, torch.bfloat16, isa, int8_weights=True).run(rows, ids)
+    assert (ours - truth).pow(2).mean().sqrt() <= 0.04 * truth.pow(2).mean().sqrt()
+
+
+@pytest.mark.parametrize("isa", HERE)
 @pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float8_e4m3fn])
-def test_how_a_step_is_made_up_changes_no_bit(checkpoint: Path, isa: str, kv_dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("int8_weights", [False, True])
+def test_how_a_step_is_made_up_changes_no_bit(
+    checkpoint: Path, isa: str, kv_dtype: torch.dtype, int8_weights: bool
+) -> None:
     lengths = [200, 37, 130]
     prompts = [token_ids(length) for length in lengths]
     whole = (
-        Steps(checkpoint, torch.bfloat16, kv_dtype, isa)
+        Steps(checkpoint, torch.bfloat16, kv_dtype, isa, int8_weights)
         .run(Rows([0, 0, 0], lengths), torch.cat(prompts))
         .split(lengths)
     )
     # The same tokens, in chunks that differ by row and with single tokens among them, on one thread and on two.
-    chunks = Steps(checkpoint, torch.bfloat16, kv_dtype, isa)
+    chunks = Steps(checkpoint, torch.bfloat16, kv_dtype, isa, int8_weights)
     done, got = [0, 0, 0], [[], [], []]  # type: tuple[list[int], list[list[torch.Tensor]]]
     cuts = [(1, 5, 33), (60, 1, 1), (17, 30, 1), (121, 0, 94), (1, 1, 1)]
     for number, cut in enumerate(cuts):

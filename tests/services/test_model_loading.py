@@ -1,12 +1,14 @@
-"""The worker's engine from its settings: which blocks a KV dtype makes."""
+"""The worker's engine from its settings: which blocks a KV dtype makes, and weights of which type."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from engine.errors import ConfigError
 from services.common.byte_size import ByteSize
-from services.worker.config import KvDtype, WorkerConfig
+from services.worker.config import CpuKernels, Dtype, KvDtype, Weights, WorkerConfig
 from services.worker.loaded_engine import LoadedEngine
 from services.worker.model_loading import load_engine
 from tests.checkpoints import make_checkpoint
@@ -54,3 +56,36 @@ def test_blocks_are_of_the_type_that_was_asked_for(
 def test_every_type_has_a_namespace_of_its_own(checkpoint: Path) -> None:
     kinds = (KvDtype.FP8, KvDtype.BF16, KvDtype.FP16, KvDtype.FP32)
     assert len({engine_with(checkpoint, kind).facts.namespace for kind in kinds}) == 4
+
+
+def engine_of(checkpoint: Path, weights: Weights, dtype: Dtype = Dtype.AUTO, **settings: Any) -> LoadedEngine:
+    config = WorkerConfig(model=str(checkpoint), host_cache=ByteSize(0), weights=weights, dtype=dtype, **settings)
+    return load_engine(config, lambda *_: None, lambda _: None)
+
+
+def test_int8_weights_take_half_the_memory_and_have_a_namespace_of_their_own(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "m", hidden_size=256, intermediate_size=512, vocab_size=64)
+    rounded, plain = (engine_of(checkpoint, weights, Dtype.BF16).facts for weights in (Weights.INT8, Weights.AUTO))
+    assert (rounded.weights, rounded.dtype) == ("int8", "bf16")
+    assert (plain.weights, plain.dtype) == ("bf16", "bf16")
+    assert 0.5 < rounded.weight_bytes / plain.weight_bytes < 0.56
+    assert rounded.namespace != plain.namespace
+    assert rounded.fingerprint == plain.fingerprint
+
+
+def test_int8_weights_make_a_model_of_any_type_compute_in_bf16(checkpoint: Path) -> None:
+    assert engine_of(checkpoint, Weights.INT8).facts.dtype == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"dtype": Dtype.FP32}, "compute in bfloat16, not in float32"),
+        ({"cpu_kernels": CpuKernels.OFF}, "switched off"),
+    ],
+)
+def test_int8_weights_are_refused_where_nothing_computes_with_them(
+    checkpoint: Path, settings: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        engine_of(checkpoint, Weights.INT8, **settings)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.kv_cost import WORK, StepWork, batch_of
+from bench.kv_cost import WORK, batch_of
 from bench.kv_formats import FORMATS, TRUTH, per_block, per_tensor
 from bench.kv_quality import (
     Measure,
@@ -16,6 +16,7 @@ from bench.kv_quality import (
     predictions,
 )
 from bench.kv_scorer import Scorer
+from bench.step_cost import StepWork
 from engine.execution.loading import LoadedModel, load_model
 from kernels.kv_codec.e4m3 import decode, encode
 from tests.checkpoints import make_checkpoint

@@ -184,6 +184,7 @@ def test_a_spec_survives_the_way_through_flags() -> None:
         host="0.0.0.0",
         port=0,
         dtype="bf16",
+        weights="int8",
         kv_dtype="auto",
         device="cpu",
         block_size_tokens=32,

@@ -1,7 +1,8 @@
 """Spills and loads: runs, and that no copy begins before the compute that came first, on a simulated device."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -54,8 +55,9 @@ class SimulatedDevice:
         assert isinstance(fence, int)
         self._after = fence if self._keeps_fences else 0
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        self._copies.append((self._after, lambda: target.copy_(source)))
+    def copy(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        for target, source in pairs:
+            self._copies.append((self._after, partial(target.copy_, source)))
 
     def finish(self) -> None:
         """The copy queue runs as early as it may: compute only goes on where a copy waits for it."""
@@ -128,9 +130,10 @@ class HeldStream:
         self.entered.set()
         assert self.go.wait(60)
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        target.copy_(source)
-        self.order.append(len(target))
+    def copy(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        for target, source in pairs:
+            target.copy_(source)
+            self.order.append(len(target))
 
     def finish(self) -> None:
         pass

@@ -176,6 +176,14 @@ def test_a_contradictory_plan_is_refused(loaded: LoadedModel, plan: StepPlan, me
         make_runner(loaded).execute(plan)
 
 
+def test_a_runner_that_was_warmed_up_gives_what_a_new_one_gives(loaded: LoadedModel) -> None:
+    plan = make_plan(1, [(0, 0, 20, True, [1, 0, 2])], [new(0, ids(20))])
+    warm = make_runner(loaded)
+    warm.warm_up(63)
+    assert warm.execute(plan).token_ids == make_runner(loaded).execute(plan).token_ids
+    assert warm.void_slots == []
+
+
 def test_reset_forgets_every_sequence(loaded: LoadedModel) -> None:
     runner = make_runner(loaded)
     plan = make_plan(1, [(0, 0, 6, True, [0])], [new(0, ids(6))])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine.execution.counter_random import stream_key, uniform
 from engine.execution.sampler import FAULT, Sampler
+from engine.execution.staging import SharedStaging
 from engine.sampling import SamplingParams
 
 CPU = torch.device("cpu")
@@ -19,7 +20,7 @@ MAX_TOKENS = 64
 
 
 def sampler(vocab: int) -> Sampler:
-    return Sampler(vocab, MAX_SEQS, MAX_TOKENS, CPU)
+    return Sampler(vocab, MAX_SEQS, MAX_TOKENS, SharedStaging(CPU))
 
 
 def table(history: Sequence[int] = (), slot: int = 0) -> torch.Tensor:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from engine.execution.penalties import Penalties, penalised
 from engine.execution.sampler import FAULT, Sampler
+from engine.execution.staging import SharedStaging
 from engine.sampling import SamplingParams
 
 VOCAB = 12
@@ -44,7 +45,7 @@ def edited_by_definition(
 
 
 def sample(params: SamplingParams, logits: list[float], history: list[int], num_prompt_tokens: int) -> int:
-    unit = Sampler(len(logits), 4, MAX_TOKENS, torch.device("cpu"))
+    unit = Sampler(len(logits), 4, MAX_TOKENS, SharedStaging(torch.device("cpu")))
     unit.add(2, params, num_prompt_tokens)
     # What lies past the known tokens must not count, so it is a token that would change the answer.
     tokens = torch.full((4, MAX_TOKENS), logits.index(max(logits)), dtype=torch.int32)
@@ -149,7 +150,7 @@ def test_bias_does_not_bring_back_a_token_that_is_not_allowed() -> None:
 
 
 def test_bias_moves_the_distribution_by_its_exponential() -> None:
-    unit = Sampler(2, 1, 8, torch.device("cpu"))
+    unit = Sampler(2, 1, 8, SharedStaging(torch.device("cpu")))
     unit.add(0, SamplingParams(logit_bias=((1, math.log(3.0)),), seed=17), 0)
     count = 8000
     slots = [0] * count

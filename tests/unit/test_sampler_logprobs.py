@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.execution.sampler import FAULT, Sampler
+from engine.execution.staging import SharedStaging
 
 
 def sampler(vocab: int) -> Sampler:
-    return Sampler(vocab, 4, 16, torch.device("cpu"))
+    return Sampler(vocab, 4, 16, SharedStaging(torch.device("cpu")))
 
 
 @settings(max_examples=100, deadline=None)

@@ -32,6 +32,7 @@ class StackSpec:
     host: str | None = None
     port: int | None = None
     dtype: str | None = None
+    weights: str | None = None
     kv_dtype: str | None = None
     device: str | None = None
     block_size_tokens: int | None = None
@@ -69,6 +70,7 @@ class StackSpec:
     def _worker_flags(self) -> list[str]:
         return [
             *_flag("--dtype", self.dtype),
+            *_flag("--weights", self.weights),
             *_flag("--kv-dtype", self.kv_dtype),
             *_flag("--device", self.device),
             *_flag("--block-size", self.block_size_tokens),

@@ -114,7 +114,8 @@ def _queue(workers: Workers) -> Table:
     )
     rows = table("Queue", "worker", "device", "types", "attention", *columns)
     for address, worker in workers:
-        types = f"{worker.dtype}, KV {worker.kv_dtype}"
+        weights = "" if worker.weights == worker.dtype else f", weights {worker.weights}"
+        types = f"{worker.dtype}{weights}, KV {worker.kv_dtype}"
         gaps = (f"{ns / 1e6:.2f} ms" for ns in (worker.step_gap_p50_ns, worker.step_gap_p99_ns))
         counts = (worker.running, worker.waiting, worker.steps, worker.prompt_tokens, worker.completion_tokens)
         numbers = (*map(str, counts), str(worker.preemptions), *gaps)

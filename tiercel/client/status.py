@@ -52,6 +52,9 @@ class WorkerStatus:
     dtype: str
     kv_dtype: str
     attention_backend: str
+    weights: str
+    """Type of the weights of products: `dtype`, or int8."""
+    weight_bytes: int
     block_size_tokens: int
     block_bytes: int
     max_model_tokens: int

@@ -166,6 +166,8 @@ def _worker_status(message: common_pb2.WorkerStatus) -> WorkerStatus:
         dtype=message.dtype,
         kv_dtype=message.kv_dtype,
         attention_backend=message.attention_backend,
+        weights=message.weights,
+        weight_bytes=message.weight_bytes,
         block_size_tokens=message.block_size_tokens,
         block_bytes=message.block_bytes,
         max_model_tokens=message.max_model_tokens,

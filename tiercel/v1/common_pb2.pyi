@@ -221,7 +221,7 @@ class ServiceStatus(_message.Message):
     def __init__(self, role: _Optional[str] = ..., address: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., uptime_ns: _Optional[int] = ..., detail: _Optional[str] = ..., worker: _Optional[_Union[WorkerStatus, _Mapping]] = ..., metrics_address: _Optional[str] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("model", "device", "dtype", "kv_dtype", "attention_backend", "block_size_tokens", "block_bytes", "max_model_tokens", "max_batched_tokens", "max_seqs", "running", "waiting", "steps", "prompt_tokens", "completion_tokens", "preemptions", "tiers", "step_gap_p50_ns", "step_gap_p99_ns", "back_to_back_steps", "moves")
+    __slots__ = ("model", "device", "dtype", "kv_dtype", "attention_backend", "block_size_tokens", "block_bytes", "max_model_tokens", "max_batched_tokens", "max_seqs", "running", "waiting", "steps", "prompt_tokens", "completion_tokens", "preemptions", "tiers", "step_gap_p50_ns", "step_gap_p99_ns", "back_to_back_steps", "moves", "weights", "weight_bytes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -243,6 +243,8 @@ class WorkerStatus(_message.Message):
     STEP_GAP_P99_NS_FIELD_NUMBER: _ClassVar[int]
     BACK_TO_BACK_STEPS_FIELD_NUMBER: _ClassVar[int]
     MOVES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
     model: str
     device: str
     dtype: str
@@ -264,7 +266,9 @@ class WorkerStatus(_message.Message):
     step_gap_p99_ns: int
     back_to_back_steps: int
     moves: _containers.RepeatedCompositeFieldContainer[MoveStatus]
-    def __init__(self, model: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., kv_dtype: _Optional[str] = ..., attention_backend: _Optional[str] = ..., block_size_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., max_model_tokens: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., max_seqs: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., steps: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., preemptions: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[TierStatus, _Mapping]]] = ..., step_gap_p50_ns: _Optional[int] = ..., step_gap_p99_ns: _Optional[int] = ..., back_to_back_steps: _Optional[int] = ..., moves: _Optional[_Iterable[_Union[MoveStatus, _Mapping]]] = ...) -> None: ...
+    weights: str
+    weight_bytes: int
+    def __init__(self, model: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., kv_dtype: _Optional[str] = ..., attention_backend: _Optional[str] = ..., block_size_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., max_model_tokens: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., max_seqs: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., steps: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., preemptions: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[TierStatus, _Mapping]]] = ..., step_gap_p50_ns: _Optional[int] = ..., step_gap_p99_ns: _Optional[int] = ..., back_to_back_steps: _Optional[int] = ..., moves: _Optional[_Iterable[_Union[MoveStatus, _Mapping]]] = ..., weights: _Optional[str] = ..., weight_bytes: _Optional[int] = ...) -> None: ...
 
 class TierStatus(_message.Message):
     __slots__ = ("tier", "capacity_blocks", "in_use_blocks", "cached_blocks", "lookup_tokens", "hit_tokens", "pinned_blocks", "evicted_blocks", "note")

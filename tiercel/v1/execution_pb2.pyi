@@ -89,7 +89,7 @@ class Loading(_message.Message):
     def __init__(self, loaded_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("model", "fingerprint", "namespace", "block_size_tokens", "block_bytes", "num_blocks", "max_seqs", "max_model_tokens", "max_batched_tokens", "vocab_size", "device", "dtype", "kv_dtype", "attention_backend", "pid", "rope_length_dependent_from_tokens", "num_host_slots", "host_is_pinned", "disk_id", "disk_capacity_bytes", "host_note", "disk_note", "metrics_address", "max_pinned_disk_blocks")
+    __slots__ = ("model", "fingerprint", "namespace", "block_size_tokens", "block_bytes", "num_blocks", "max_seqs", "max_model_tokens", "max_batched_tokens", "vocab_size", "device", "dtype", "kv_dtype", "attention_backend", "pid", "rope_length_dependent_from_tokens", "num_host_slots", "host_is_pinned", "disk_id", "disk_capacity_bytes", "host_note", "disk_note", "metrics_address", "max_pinned_disk_blocks", "weights", "weight_bytes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +114,8 @@ class Ready(_message.Message):
     DISK_NOTE_FIELD_NUMBER: _ClassVar[int]
     METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     MAX_PINNED_DISK_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
     model: str
     fingerprint: str
     namespace: bytes
@@ -138,7 +140,9 @@ class Ready(_message.Message):
     disk_note: str
     metrics_address: str
     max_pinned_disk_blocks: int
-    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., namespace: _Optional[bytes] = ..., block_size_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_seqs: _Optional[int] = ..., max_model_tokens: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., vocab_size: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., kv_dtype: _Optional[str] = ..., attention_backend: _Optional[str] = ..., pid: _Optional[int] = ..., rope_length_dependent_from_tokens: _Optional[int] = ..., num_host_slots: _Optional[int] = ..., host_is_pinned: _Optional[bool] = ..., disk_id: _Optional[bytes] = ..., disk_capacity_bytes: _Optional[int] = ..., host_note: _Optional[str] = ..., disk_note: _Optional[str] = ..., metrics_address: _Optional[str] = ..., max_pinned_disk_blocks: _Optional[int] = ...) -> None: ...
+    weights: str
+    weight_bytes: int
+    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., namespace: _Optional[bytes] = ..., block_size_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_seqs: _Optional[int] = ..., max_model_tokens: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., vocab_size: _Optional[int] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., kv_dtype: _Optional[str] = ..., attention_backend: _Optional[str] = ..., pid: _Optional[int] = ..., rope_length_dependent_from_tokens: _Optional[int] = ..., num_host_slots: _Optional[int] = ..., host_is_pinned: _Optional[bool] = ..., disk_id: _Optional[bytes] = ..., disk_capacity_bytes: _Optional[int] = ..., host_note: _Optional[str] = ..., disk_note: _Optional[str] = ..., metrics_address: _Optional[str] = ..., max_pinned_disk_blocks: _Optional[int] = ..., weights: _Optional[str] = ..., weight_bytes: _Optional[int] = ...) -> None: ...
 
 class Transfers(_message.Message):
     __slots__ = ("transfers",)

@@ -7,11 +7,13 @@
 
 namespace tiercel {
 
-// y = x Wᵀ + b. W is bf16, packed by kernels/cpu/packing.py: panels of 32 outputs, see isa/gemm.h.
+// y = x Wᵀ + b. W is bf16, or int8 with a scale for each output, packed by kernels/cpu/packing.py: see isa/gemm.h.
 struct PackedLinear {
-    const uint16_t* weight;
+    const void* weight;
+    const float* scales;   // [outputs padded to 32] of an int8 weight; null: bf16
+    const int32_t* sums;   // [outputs padded to 32] of the int8 weights of each output; null: bf16
     const float* bias;     // [outputs padded to 32], or null
-    int64_t num_inputs;    // padded to 32
+    int64_t num_inputs;    // padded to 32, of int8 weights to 64
     int64_t num_outputs;   // padded to 32
 };
 
@@ -42,12 +44,16 @@ struct Decoder {
     PackedLinear lm_head;
 };
 
-// What lies between the products. bf16 rows have the row stride of isa/gemm.h, with zeros between them.
+// What lies between the products. The rows that they read are of the type in isa/operand.h, four bytes a value at most,
+// and have the row stride of isa/gemm.h, with zeros between them.
 struct DecoderScratch {
     float* qkv;           // [tokens padded to 32, qkv outputs]
-    uint16_t* attended;   // [tokens padded to 32, heads * head_dim]
-    uint16_t* normed;     // [256 per thread, hidden]
-    uint16_t* activated;  // [256 per thread, intermediate]
+    void* attended;       // [tokens padded to 32, heads * head_dim]
+    void* normed;         // [256 per thread, hidden]
+    void* activated;      // [256 per thread, intermediate]
+    int8_t* quantized;    // [256 per thread, quantized_stride], for int8 weights
+    float* row_scales;    // [256 per thread]
+    int64_t quantized_stride;
 };
 
 struct DecoderStep {

@@ -30,7 +30,8 @@ bool has_amx() {
 
 bool has_avx512() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
 
 bool has_avx2() {
@@ -73,8 +74,8 @@ void tiercel_decoder_forward(
 
 void tiercel_decoder_logits(
     const tiercel::Kernels* kernels, const tiercel::Decoder* model, const float* hidden, int64_t num_rows,
-    uint16_t* normed, float* logits) {
-    kernels->decoder_logits(*model, hidden, num_rows, normed, logits);
+    const tiercel::DecoderScratch* scratch, float* logits) {
+    kernels->decoder_logits(*model, hidden, num_rows, *scratch, logits);
 }
 
 // A work's owner uses it from one thread at a time, and frees it with the other function.

@@ -24,7 +24,7 @@ struct Kernels {
         const Decoder& model, const PagedKv& kv, const AttnBatch& batch, AttnWork& work, const DecoderStep& step,
         const DecoderScratch& scratch);
     void (*decoder_logits)(
-        const Decoder& model, const float* hidden, int64_t num_rows, uint16_t* normed, float* logits);
+        const Decoder& model, const float* hidden, int64_t num_rows, const DecoderScratch& scratch, float* logits);
     AttnShape (*attention_shape)(const PagedKv& kv, int64_t num_heads, bool exact);
     void (*attention_layer)(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch,
                             AttnWork& work, const Heads& q, const Heads& k, const Heads& v, const Heads& out);

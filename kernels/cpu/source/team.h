@@ -43,7 +43,7 @@ public:
         // Sleeping costs tens of microseconds to wake up from, and phases are shorter; but where the machine has
         // fewer free cores than threads, the one that is waited for needs this one's.
         for (int spins = 0; state_.phase.load(std::memory_order_acquire) == phase; ++spins) {
-            if (spins < 4096) _mm_pause();
+            if (spins < 500) _mm_pause();
             else sched_yield();
         }
     }

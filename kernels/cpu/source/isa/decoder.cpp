@@ -5,6 +5,7 @@
 #include "../team.h"
 #include "attention.h"
 #include "gemm.h"
+#include "quantize.h"
 #include "rowwise.h"
 
 namespace tiercel::TIERCEL_ISA {
@@ -12,6 +13,8 @@ namespace {
 
 // Tokens of which one thread computes everything between two layers' attention, while it stays in its second cache.
 constexpr int64_t kBlockTokens = 256;
+
+constexpr int64_t kOperandBytes = sizeof(Operand);
 
 // Below, the threads share each product, since every one of them would otherwise read all weights.
 constexpr int64_t kMinBlockTokens = 64;
@@ -38,9 +41,10 @@ public:
     Pass(const Decoder& model, const PagedKv& kv, const AttnBatch& batch, AttnWork& work, const DecoderStep& step,
          const DecoderScratch& scratch, Team& team)
         : model_(model), kv_(kv), batch_(batch), work_(work), step_(step), scratch_(scratch), team_(team),
-          normed_stride_(row_stride(model.hidden_size)),
+          is_quantized_(model.layers[0].qkv.scales != nullptr), normed_stride_(row_stride(model.hidden_size)),
           attended_stride_(row_stride(model.num_heads * model.head_dim)),
-          activated_stride_(row_stride(model.intermediate_size)), qkv_stride_(model.layers[0].qkv.num_outputs) {}
+          activated_stride_(row_stride(model.intermediate_size)), qkv_stride_(model.layers[0].qkv.num_outputs),
+          quantized_stride_(scratch.quantized_stride) {}
 
     void run() {
         each_range([&](const Range& range) {
@@ -48,7 +52,7 @@ public:
             before_attention(range, 0);
         });
         for (int64_t layer = 0; layer < model_.num_layers; ++layer) {
-            const Heads out{scratch_.attended, attended_stride_, model_.head_dim, Element::kBf16};
+            const Heads out{scratch_.attended, attended_stride_, model_.head_dim, kOperand};
             attend(kv_, layer, model_.layers[layer].window, batch_, work_, heads(0), out, team_);
             team_.barrier();
             each_range([&](const Range& range) {
@@ -90,7 +94,7 @@ private:
     void before_attention(const Range& range, int64_t layer) {
         const DecoderLayer& weights = model_.layers[layer];
         norm(range, weights.input_norm);
-        multiply(normed(range), normed_stride_, range.size(), weights.qkv, range.team,
+        multiply(normed(range), range.size(), weights.qkv, range.team,
                  [&](int64_t row, int64_t output, const float* sums) {
                      std::memcpy(scratch_.qkv + (range.first + row) * qkv_stride_ + output, sums,
                                  kPanel * sizeof(float));
@@ -106,25 +110,45 @@ private:
 
     void after_attention(const Range& range, int64_t layer) {
         const DecoderLayer& weights = model_.layers[layer];
-        add(range, scratch_.attended + range.first * attended_stride_, attended_stride_, weights.output);
+        add(range, static_cast<Operand*>(scratch_.attended) + range.first * attended_stride_, attended_stride_,
+            model_.num_heads * model_.head_dim, weights.output);
         norm(range, weights.mlp_norm);
-        bf16* activated = scratch_.activated + range.row * activated_stride_;
-        multiply(normed(range), normed_stride_, range.size(), weights.gate_up, range.team,
+        Operand* activated = static_cast<Operand*>(scratch_.activated) + range.row * activated_stride_;
+        multiply(normed(range), range.size(), weights.gate_up, range.team,
                  [&](int64_t row, int64_t output, const float* sums) {
                      silu_mul(sums, sums + 16, activated + row * activated_stride_ + output / 2);
                  });
         range.team.barrier();
-        add(range, activated, activated_stride_, weights.down);
+        add(range, activated, activated_stride_, model_.intermediate_size, weights.down);
     }
 
+    // Leaves `normed` rows.
     void norm(const Range& range, const float* weight) {
         const int64_t size = model_.hidden_size;
         range.each_token([&](int64_t first, int64_t last) {
-            for (int64_t token = first; token < last; ++token)
-                rms_norm(step_.hidden + token * size, weight, model_.norm_eps, size,
-                         normed(range) + (token - range.first) * normed_stride_);
+            for (int64_t token = first; token < last; ++token) {
+                const int64_t row = range.row + token - range.first;
+                Operand* into = static_cast<Operand*>(scratch_.normed) + row * normed_stride_;
+                rms_norm(step_.hidden + token * size, weight, model_.norm_eps, size, into);
+                if (is_quantized_) quantize(into, size, row);
+            }
         });
         range.team.barrier();
+    }
+
+    Rows normed(const Range& range) const {
+        if (is_quantized_) return quantized(range);
+        return {static_cast<Operand*>(scratch_.normed) + range.row * normed_stride_, kOperandBytes * normed_stride_,
+                nullptr};
+    }
+
+    void quantize(const Operand* x, int64_t size, int64_t row) {
+        scratch_.row_scales[row] = quantize_row(x, size, scratch_.quantized + row * quantized_stride_);
+    }
+
+    Rows quantized(const Range& range) const {
+        return {scratch_.quantized + range.row * quantized_stride_, quantized_stride_,
+                scratch_.row_scales + range.row};
     }
 
     // RMSNorm of q's and k's heads where the model has one, and RoPE.
@@ -138,9 +162,21 @@ private:
         }
     }
 
-    void add(const Range& range, const bf16* x, int64_t stride, const PackedLinear& linear) {
+    // Adds the product of rows x of `num_inputs` to the residual stream.
+    void add(const Range& range, const Operand* x, int64_t stride, int64_t num_inputs, const PackedLinear& linear) {
         const int64_t size = model_.hidden_size;
-        multiply(x, stride, range.size(), linear, range.team,
+        Rows rows{x, kOperandBytes * stride, nullptr};
+        if (is_quantized_) {
+            range.each_token([&](int64_t first, int64_t last) {
+                for (int64_t token = first; token < last; ++token) {
+                    const int64_t row = token - range.first;
+                    quantize(x + row * stride, num_inputs, range.row + row);
+                }
+            });
+            range.team.barrier();
+            rows = quantized(range);
+        }
+        multiply(rows, range.size(), linear, range.team,
                  [&](int64_t row, int64_t output, const float* sums) {
                      float* hidden = step_.hidden + (range.first + row) * size + output;
                      const int64_t count = std::min(kPanel, size - output);
@@ -151,8 +187,6 @@ private:
                  });
         range.team.barrier();
     }
-
-    bf16* normed(const Range& range) const { return scratch_.normed + range.row * normed_stride_; }
 
     Heads heads(int64_t first) const {
         return {scratch_.qkv + first * model_.head_dim, qkv_stride_, model_.head_dim, Element::kFp32};
@@ -165,7 +199,8 @@ private:
     const DecoderStep& step_;
     const DecoderScratch& scratch_;
     Team& team_;
-    const int64_t normed_stride_, attended_stride_, activated_stride_, qkv_stride_;
+    const bool is_quantized_;
+    const int64_t normed_stride_, attended_stride_, activated_stride_, qkv_stride_, quantized_stride_;
 };
 
 }  // namespace
@@ -184,7 +219,8 @@ void decoder_forward(
     }
 }
 
-void decoder_logits(const Decoder& model, const float* hidden, int64_t num_rows, uint16_t* normed, float* logits) {
+void decoder_logits(const Decoder& model, const float* hidden, int64_t num_rows, const DecoderScratch& scratch,
+                    float* logits) {
     const int64_t size = model.hidden_size, stride = row_stride(size), outputs = model.lm_head.num_outputs;
     TeamState state;
 #pragma omp parallel
@@ -196,12 +232,19 @@ void decoder_logits(const Decoder& model, const float* hidden, int64_t num_rows,
         for (int64_t start = 0; start < num_rows; start += kBlockTokens) {
             const int64_t count = std::min(kBlockTokens, num_rows - start);
             Range{0, count, 0, team}.each_token([&](int64_t first, int64_t last) {
-                for (int64_t row = first; row < last; ++row)
-                    rms_norm(hidden + (start + row) * size, model.final_norm, model.norm_eps, size,
-                             normed + row * stride);
+                for (int64_t row = first; row < last; ++row) {
+                    Operand* normed = static_cast<Operand*>(scratch.normed) + row * stride;
+                    rms_norm(hidden + (start + row) * size, model.final_norm, model.norm_eps, size, normed);
+                    if (model.lm_head.scales)
+                        scratch.row_scales[row] =
+                            quantize_row(normed, size, scratch.quantized + row * scratch.quantized_stride);
+                }
             });
             team.barrier();
-            multiply(normed, stride, count, model.lm_head, team,
+            const Rows rows = model.lm_head.scales
+                                  ? Rows{scratch.quantized, scratch.quantized_stride, scratch.row_scales}
+                                  : Rows{scratch.normed, kOperandBytes * stride, nullptr};
+            multiply(rows, count, model.lm_head, team,
                      [&](int64_t row, int64_t output, const float* sums) {
                          std::memcpy(logits + (start + row) * outputs + output, sums, kPanel * sizeof(float));
                      });

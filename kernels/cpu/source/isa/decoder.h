@@ -14,6 +14,7 @@ void decoder_forward(
     const DecoderScratch& scratch);
 
 // logits[rows, vocab padded to 32] of rows of the residual stream; `normed` is scratch as in DecoderScratch.
-void decoder_logits(const Decoder& model, const float* hidden, int64_t num_rows, uint16_t* normed, float* logits);
+void decoder_logits(const Decoder& model, const float* hidden, int64_t num_rows, const DecoderScratch& scratch,
+                    float* logits);
 
 }  // namespace tiercel::TIERCEL_ISA

@@ -5,32 +5,43 @@ namespace tiercel::TIERCEL_ISA {
 #if defined(TIERCEL_ISA_AMX)
 
 // The caller's thread has its tiles configured.
-void multiply_panel(const bf16* a, int64_t a_stride, int64_t num_rows, const bf16* panel, int64_t num_inputs, float* c,
-                    const bf16* ahead, int64_t num_lines) {
-    const int64_t stride = a_stride * 2, c_stride = kPanel * 4;
-    _tile_zero(0);
-    _tile_zero(1);
+void multiply_panel(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, bool continues,
+                    float* c, const Ahead& ahead) {
+    const auto* a = static_cast<const uint8_t*>(rows.data);
+    const int64_t stride = rows.stride_bytes, c_stride = kPanel * 4;
+    if (continues) {
+        _tile_loadd(0, c, c_stride);
+        _tile_loadd(1, c + 16, c_stride);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+    }
     if (num_rows <= 16) {
-        for (int64_t k = 0; k < num_inputs; k += 32, panel += kStep) {
-            _tile_loadd(4, a + k, stride);
+        for (int64_t k = 0; k < num_inputs; k += 32, panel += kStepBytes) {
+            _tile_loadd(4, a + 2 * k, stride);
             _tile_loadd(6, panel, 64);
             _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(7, panel + kStep / 2, 64);
+            _tile_loadd(7, panel + kStepBytes / 2, 64);
             _tile_dpbf16ps(1, 4, 7);
         }
     } else {
-        _tile_zero(2);
-        _tile_zero(3);
-        const int64_t steps = num_inputs / 32, lines_per_step = (num_lines + steps - 1) / steps;
-        for (int64_t k = 0; k < num_inputs; k += 32, panel += kStep) {
-            for (int64_t line = 0; line < lines_per_step; ++line, ahead += 32)
-                _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
-            _tile_loadd(4, a + k, stride);
+        if (continues) {
+            _tile_loadd(2, c + 16 * kPanel, c_stride);
+            _tile_loadd(3, c + 16 * kPanel + 16, c_stride);
+        } else {
+            _tile_zero(2);
+            _tile_zero(3);
+        }
+        const int64_t steps = num_inputs / 32, lines_per_step = (ahead.num_lines + steps - 1) / steps;
+        const uint8_t* next = ahead.line;
+        for (int64_t k = 0; k < num_inputs; k += 32, panel += kStepBytes) {
+            for (int64_t line = 0; line < lines_per_step; ++line, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+            _tile_stream_loadd(4, a + 2 * k, stride);
             _tile_loadd(6, panel, 64);
             _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(7, panel + kStep / 2, 64);
+            _tile_loadd(7, panel + kStepBytes / 2, 64);
             _tile_dpbf16ps(1, 4, 7);
-            _tile_loadd(5, a + 16 * a_stride + k, stride);
+            _tile_stream_loadd(5, a + 16 * stride + 2 * k, stride);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
@@ -49,50 +60,51 @@ namespace {
 struct Pair {
     Vec even, odd;
 #if defined(TIERCEL_ISA_AVX2)
-    explicit Pair(__m256i both)
-        : even{_mm256_castsi256_ps(_mm256_slli_epi32(both, 16))},
-          odd{_mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))} {}
-    static Pair load(const bf16* p) { return Pair(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-    static Pair broadcast(const bf16* p) {
-        int both;
-        std::memcpy(&both, p, 4);
-        return Pair(_mm256_set1_epi32(both));
+    explicit Pair(const uint8_t* p) {
+        const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+        even = {_mm256_castsi256_ps(_mm256_slli_epi32(both, 16))};
+        odd = {_mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
     }
 #else
-    explicit Pair(__m512i both)
-        : even{_mm512_castsi512_ps(_mm512_slli_epi32(both, 16))},
-          odd{_mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))} {}
-    static Pair load(const bf16* p) { return Pair(_mm512_loadu_si512(p)); }
-    static Pair broadcast(const bf16* p) {
-        int both;
-        std::memcpy(&both, p, 4);
-        return Pair(_mm512_set1_epi32(both));
+    explicit Pair(const uint8_t* p) {
+        const __m512i both = _mm512_loadu_si512(p);
+        even = {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16))};
+        odd = {_mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
     }
 #endif
 };
 
+// Rows that are summed together, as many as there are registers for: each needs as many sums as there are columns.
+#if defined(TIERCEL_ISA_AVX2)
+constexpr int kRowsAtOnce = 4;
+#else
+constexpr int kRowsAtOnce = 8;
+#endif
 constexpr int kColumns = 2;                             // vectors of outputs that are summed together
 constexpr int kVecsPerTile = 16 / Vec::kLanes;
 constexpr int64_t kVecsPerPanel = 2 * kVecsPerTile;
 
 template <int kCount>
-void multiply_rows(const bf16* a, int64_t a_stride, const bf16* panel, int64_t num_inputs, int64_t column, float* c) {
+void multiply_rows(const Operand* a, int64_t a_stride, const uint8_t* panel, int64_t num_inputs, int64_t column,
+                   bool continues, float* c) {
     Vec sums[kCount][kColumns];
-    for (auto& row : sums)
-        for (auto& sum : row) sum = Vec::zero();
-    const bf16* tiles[kColumns];
+    for (int i = 0; i < kCount; ++i)
+        for (int j = 0; j < kColumns; ++j)
+            sums[i][j] = continues ? Vec::load(c + i * kPanel + (column + j) * Vec::kLanes) : Vec::zero();
+    const uint8_t* tiles[kColumns];
     for (int j = 0; j < kColumns; ++j) {
         const int64_t vec = column + j;
-        tiles[j] = panel + vec / kVecsPerTile * (kStep / 2) + vec % kVecsPerTile * Vec::kLanes * 2;
+        tiles[j] = panel + vec / kVecsPerTile * (kStepBytes / 2) + vec % kVecsPerTile * Vec::kLanes * 4;
     }
     for (int64_t k = 0; k < num_inputs; k += 32) {
         for (int64_t pair = 0; pair < 16; ++pair) {
-            const int64_t offset = k * 32 + pair * 32;
-            const Pair w[kColumns] = {Pair::load(tiles[0] + offset), Pair::load(tiles[1] + offset)};
+            const int64_t offset = k / 32 * kStepBytes + pair * 64;
+            const Pair w[kColumns] = {Pair(tiles[0] + offset), Pair(tiles[1] + offset)};
             for (int i = 0; i < kCount; ++i) {
-                const Pair x = Pair::broadcast(a + i * a_stride + k + pair * 2);
+                const float* x = a + i * a_stride + k + pair * 2;
+                const Vec even = Vec::of(x[0]), odd = Vec::of(x[1]);
                 for (int j = 0; j < kColumns; ++j)
-                    sums[i][j] = fma(x.odd, w[j].odd, fma(x.even, w[j].even, sums[i][j]));
+                    sums[i][j] = fma(odd, w[j].odd, fma(even, w[j].even, sums[i][j]));
             }
         }
     }
@@ -102,14 +114,21 @@ void multiply_rows(const bf16* a, int64_t a_stride, const bf16* panel, int64_t n
 
 }  // namespace
 
-void multiply_panel(const bf16* a, int64_t a_stride, int64_t num_rows, const bf16* panel, int64_t num_inputs, float* c,
-                    const bf16*, int64_t) {
+void multiply_panel(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, bool continues,
+                    float* c, const Ahead&) {
+    const auto* a = static_cast<const Operand*>(rows.data);
+    const int64_t a_stride = rows.stride_bytes / static_cast<int64_t>(sizeof(Operand));
     for (int64_t column = 0; column < kVecsPerPanel; column += kColumns) {
         int64_t row = 0;
+        for (; row + kRowsAtOnce <= num_rows; row += kRowsAtOnce)
+            multiply_rows<kRowsAtOnce>(a + row * a_stride, a_stride, panel, num_inputs, column, continues,
+                             c + row * kPanel);
         for (; row + 4 <= num_rows; row += 4)
-            multiply_rows<4>(a + row * a_stride, a_stride, panel, num_inputs, column, c + row * kPanel);
+            multiply_rows<4>(a + row * a_stride, a_stride, panel, num_inputs, column, continues,
+                             c + row * kPanel);
         for (; row < num_rows; ++row)
-            multiply_rows<1>(a + row * a_stride, a_stride, panel, num_inputs, column, c + row * kPanel);
+            multiply_rows<1>(a + row * a_stride, a_stride, panel, num_inputs, column, continues,
+                             c + row * kPanel);
     }
 }
 

@@ -1,11 +1,13 @@
-// C = A Wᵀ with A in bf16 and W in bf16, packed; sums in fp32. All threads of a team work on one product.
+// C = A Wᵀ, with a packed W in bf16, A as in operand.h and sums in fp32, or both in int8 with sums in int32 and a scale for
+// each row of A and each output. All threads of a team work on one product.
 //
-// W [outputs, inputs] is stored as panels of 32 outputs. A panel is a run of steps over 32 inputs; a step is two tiles of
-// 16 outputs; a tile is 16 rows, one for each pair of inputs, of 16 outputs times that pair. That is what an AMX tile
-// multiplies by, and what widens to two fp32 vectors, of the even and the odd inputs, with a shift and a mask.
+// W [outputs, inputs] is stored as panels of 32 outputs. A panel is a run of steps over 32 inputs (64 of int8); a step is
+// two tiles of 16 outputs; a tile is 16 rows, one for each pair of inputs (four of int8), of 16 outputs times those. That
+// is what an AMX tile multiplies by, what widens to two fp32 vectors, of the even and the odd inputs, with a shift and a
+// mask, and what VNNI's sums of four products read.
 //
 // A result does not depend, to the bit, on how many rows are computed with it: each is one chain of sums in the order
-// of the inputs, on whichever path.
+// of the inputs, on whichever path, or a sum of integers.
 #pragma once
 
 #include <algorithm>
@@ -13,6 +15,7 @@
 
 #include "../decoder.h"
 #include "../team.h"
+#include "operand.h"
 #include "vec.h"
 #if defined(TIERCEL_ISA_AMX)
 #include "tiles.h"
@@ -22,48 +25,121 @@ namespace tiercel::TIERCEL_ISA {
 
 inline constexpr int64_t kPanel = 32;      // outputs
 inline constexpr int64_t kRows = 32;       // rows of A that are computed together
-inline constexpr int64_t kStep = 32 * 32;  // bf16 values of a panel for 32 inputs
+inline constexpr int64_t kBlockRows = 256; // rows of A that stay in the second cache, at most
+inline constexpr int64_t kStepBytes = 2048;  // of a panel
+inline constexpr int64_t kPartBytes = 1152;  // of an output's inputs, such that a panel's fit into the first cache
 
 // From one row of A to the next: a cache line more than the row, since rows a power of two apart share few cache sets.
 inline int64_t row_stride(int64_t size) { return (size + 31) / 32 * 32 + 32; }
 
-// c[32][32] = rows [0, num_rows) of A times one panel; rows beyond are undefined. Rows of A up to the next multiple of
-// 16 must be readable. Meanwhile `num_lines` cache lines from `ahead` on are fetched into the second cache.
-void multiply_panel(const bf16* a, int64_t a_stride, int64_t num_rows, const bf16* panel, int64_t num_inputs, float* c,
-                    const bf16* ahead, int64_t num_lines);
+// Rows of A. Those up to the next multiple of 16 must be readable.
+struct Rows {
+    const void* data;
+    int64_t stride_bytes;
+    const float* scales;  // [rows] of int8; null: operands
+
+    Rows from(int64_t row, int64_t byte) const {
+        const auto* start = static_cast<const uint8_t*>(data) + row * stride_bytes + byte;
+        return {start, stride_bytes, scales ? scales + row : nullptr};
+    }
+};
+
+// Lines of the weight that are fetched into the second cache meanwhile.
+struct Ahead {
+    const uint8_t* line;
+    int64_t num_lines;
+};
+
+// c[32][32] = rows [0, num_rows) of A times one panel, or c + that where it `continues`; rows beyond are undefined. With
+// int8 they are int32 before any scale, and `sums` are the panel's.
+void multiply_panel(const Rows& a, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, bool continues,
+                    float* c, const Ahead& ahead);
+void multiply_panel_int8(const Rows& a, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, bool continues,
+                         const int32_t* sums, float* c, const Ahead& ahead);
+
+// A panel's sums for some rows, on their way to whoever asked for the product.
+struct Sums {
+    const Rows& a;
+    const PackedLinear& w;
+    int64_t first_row, num_rows, panel;
+    float* c;
+
+    template <typename Done>
+    void finish(const Done& done) const {
+        if (w.scales) scale();
+        if (w.bias) add(w.bias + panel * kPanel);
+        for (int64_t i = 0; i < num_rows; ++i) done(first_row + i, panel * kPanel, c + i * kPanel);
+    }
+
+private:
+    static constexpr int kVecs = kPanel / Vec::kLanes;
+
+    // Loaded once: for all that the compiler knows, every store might change them.
+    struct Line {
+        Vec parts[kVecs];
+        explicit Line(const float* p) {
+            for (int j = 0; j < kVecs; ++j) parts[j] = Vec::load(p + j * Vec::kLanes);
+        }
+    };
+
+    void scale() const {
+        const Line outputs(w.scales + panel * kPanel);
+        const float* rows = a.scales + first_row;
+        for (int64_t i = 0; i < num_rows; ++i) {
+            float* sums = c + i * kPanel;
+            const Vec row = Vec::of(rows[i]);
+            for (int j = 0; j < kVecs; ++j)
+                (Vec::of_integers(sums + j * Vec::kLanes) * (row * outputs.parts[j])).store(sums + j * Vec::kLanes);
+        }
+    }
+
+    void add(const float* bias) const {
+        const Line outputs(bias);
+        for (int64_t i = 0; i < num_rows; ++i) {
+            float* sums = c + i * kPanel;
+            for (int j = 0; j < kVecs; ++j)
+                (Vec::load(sums + j * Vec::kLanes) + outputs.parts[j]).store(sums + j * Vec::kLanes);
+        }
+    }
+};
 
 // Calls done(row, first_output, c) for each row and panel, c being the panel's 32 sums with the bias added.
 template <typename Done>
-void multiply(const bf16* a, int64_t a_stride, int64_t num_rows, const PackedLinear& w, Team& team, const Done& done) {
+void multiply(const Rows& a, int64_t num_rows, const PackedLinear& w, Team& team, const Done& done) {
     constexpr int64_t kTasksPerThread = 8;
     // A block of A stays in the second cache while the panels, which come from further away, pass once for each block.
-    const int64_t block_rows = w.num_inputs <= 2048 ? 256 : 128;
-    const int64_t panels = w.num_outputs / kPanel;
+    const int64_t block_rows = w.num_inputs <= 2048 ? kBlockRows : 128;
+    const int64_t value_bytes = w.scales ? 1 : 2, operand_bytes = w.scales ? 1 : sizeof(Operand);
+    const int64_t panels = w.num_outputs / kPanel, panel_bytes = kPanel * w.num_inputs * value_bytes;
     const int64_t blocks = (num_rows + block_rows - 1) / block_rows;
     const int64_t wanted = (kTasksPerThread * team.size + blocks - 1) / blocks;
     const int64_t groups = wanted < panels ? wanted : panels;
     team.share(blocks * groups, [&](int64_t task) {
         const int64_t first_row = task / groups * block_rows, group = task % groups;
         const int64_t last_row = std::min(first_row + block_rows, num_rows);
-        alignas(64) float c[kRows * kPanel];
+        // A part of a panel stays in the first cache while the block's rows pass.
+        const int64_t part = last_row - first_row <= kRows ? w.num_inputs : kPartBytes / value_bytes;
+        const int64_t kept_rows = part < w.num_inputs ? kPanel : 0;
+        alignas(64) float c[kBlockRows * kPanel];
         for (int64_t panel = panels * group / groups; panel < panels * (group + 1) / groups; ++panel) {
-            const bf16* weight = w.weight + panel * kPanel * w.num_inputs;
-            const float* bias = w.bias ? w.bias + panel * kPanel : nullptr;
+            const uint8_t* weight = static_cast<const uint8_t*>(w.weight) + panel * panel_bytes;
             // The third cache is too slow to be waited for: the next panel comes nearer while this one is used. With
             // few rows there is no time for that, and the hardware follows the stream by itself.
-            const int64_t passes = (last_row - first_row) / kRows;
-            const int64_t ahead_lines = passes > 2 && panel + 1 < panels ? w.num_inputs / passes : 0;
-            const bf16* ahead = weight + kPanel * w.num_inputs;
-            for (int64_t row = first_row; row < last_row; row += kRows) {
-                const int64_t rows = last_row - row < kRows ? last_row - row : kRows;
-                multiply_panel(a + row * a_stride, a_stride, rows, weight, w.num_inputs, c, ahead, ahead_lines);
-                ahead += ahead_lines * 32;
-                for (int64_t i = 0; i < rows; ++i) {
-                    float* sums = c + i * kPanel;
-                    if (bias)
-                        for (int64_t j = 0; j < kPanel; j += Vec::kLanes)
-                            (Vec::load(sums + j) + Vec::load(bias + j)).store(sums + j);
-                    done(row + i, panel * kPanel, sums);
+            const int64_t passes = (last_row - first_row) / kRows * ((w.num_inputs + part - 1) / part);
+            Ahead ahead{weight + panel_bytes, passes > 2 && panel + 1 < panels ? panel_bytes / 64 / passes : 0};
+            for (int64_t input = 0; input < w.num_inputs; input += part) {
+                const int64_t inputs = std::min(part, w.num_inputs - input);
+                const uint8_t* values = weight + input * kPanel * value_bytes;
+                for (int64_t row = first_row; row < last_row; row += kRows) {
+                    const Sums sums{a, w, row, std::min(last_row - row, kRows), panel, c + (row - first_row) * kept_rows};
+                    const Rows rows = a.from(row, input * operand_bytes);
+                    if (w.scales)
+                        multiply_panel_int8(rows, sums.num_rows, values, inputs, input > 0, w.sums + panel * kPanel,
+                                            sums.c, ahead);
+                    else
+                        multiply_panel(rows, sums.num_rows, values, inputs, input > 0, sums.c, ahead);
+                    ahead.line += ahead.num_lines * 64;
+                    if (input + inputs == w.num_inputs) sums.finish(done);
                 }
             }
         }

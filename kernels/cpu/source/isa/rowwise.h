@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "operand.h"
 #include "vec.h"
 
 namespace tiercel::TIERCEL_ISA {
@@ -36,13 +37,6 @@ inline float inverse_rms(const float* x, int64_t size, float eps) {
     return 1.0f / std::sqrt(total / static_cast<float>(size) + eps);
 }
 
-inline bf16 to_bf16(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    if (x != x) return static_cast<bf16>((bits >> 16) | 0x40);
-    return static_cast<bf16>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
 inline void widen(const bf16* x, int64_t size, float* y) {
     int64_t i = 0;
     for (; i + Vec::kLanes <= size; i += Vec::kLanes) Vec::load(x + i).store(y + i);
@@ -53,12 +47,12 @@ inline void widen(const bf16* x, int64_t size, float* y) {
 }
 
 // y = weight * x / rms(x) (arXiv:1910.07467).
-inline void rms_norm(const float* x, const float* weight, float eps, int64_t size, bf16* y) {
+inline void rms_norm(const float* x, const float* weight, float eps, int64_t size, Operand* y) {
     const float factor = inverse_rms(x, size, eps);
     int64_t i = 0;
     for (; i + Vec::kLanes <= size; i += Vec::kLanes)
         (Vec::load(x + i) * Vec::of(factor) * Vec::load(weight + i)).store(y + i);
-    for (; i < size; ++i) y[i] = to_bf16(x[i] * factor * weight[i]);
+    for (; i < size; ++i) to_operand(x[i] * factor * weight[i], y + i);
 }
 
 inline void rms_norm_in_place(float* x, const float* weight, float eps, int64_t size) {
@@ -86,7 +80,7 @@ inline void rotate(float* x, const float* cos, const float* sin, int64_t head_di
 }
 
 // silu(gate) * up for 16 of each (SwiGLU, arXiv:2002.05202).
-inline void silu_mul(const float* gate, const float* up, bf16* y) {
+inline void silu_mul(const float* gate, const float* up, Operand* y) {
     for (int i = 0; i < 16; i += Vec::kLanes) {
         const Vec g = Vec::load(gate + i);
         (g * reciprocal(Vec::of(1.0f) + exp(Vec::zero() - g)) * Vec::load(up + i)).store(y + i);

@@ -23,6 +23,10 @@ struct Vec {
         const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
         return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
     }
+    // Whole numbers that stand where floats will.
+    static Vec of_integers(const float* p) {
+        return {_mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+    }
     void store(float* p) const { _mm256_storeu_ps(p, v); }
     // Round to nearest, ties to even; a NaN stays one.
     void store(bf16* p) const {
@@ -72,6 +76,8 @@ struct Vec {
         const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
         return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
     }
+    // Whole numbers that stand where floats will.
+    static Vec of_integers(const float* p) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(p))}; }
     void store(float* p) const { _mm512_storeu_ps(p, v); }
     // Round to nearest, ties to even; a NaN stays one.
     void store(bf16* p) const {

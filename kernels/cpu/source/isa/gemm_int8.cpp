@@ -1,0 +1,159 @@
+// The product of one panel in int8. Sums of integers are exact, so all paths give the same.
+#include "gemm.h"
+#include "quantize.h"
+
+namespace tiercel::TIERCEL_ISA {
+#if defined(TIERCEL_ISA_AMX)
+
+// The caller's thread has its tiles configured.
+void multiply_panel_int8(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, bool continues,
+                         const int32_t*, float* c, const Ahead& ahead) {
+    const auto* a = static_cast<const uint8_t*>(rows.data);
+    const int64_t stride = rows.stride_bytes, c_stride = kPanel * 4;
+    if (continues) {
+        _tile_loadd(0, c, c_stride);
+        _tile_loadd(1, c + 16, c_stride);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+    }
+    if (num_rows <= 16) {
+        for (int64_t k = 0; k < num_inputs; k += 64, panel += kStepBytes) {
+            _tile_loadd(4, a + k, stride);
+            _tile_loadd(6, panel, 64);
+            _tile_dpbssd(0, 4, 6);
+            _tile_loadd(7, panel + kStepBytes / 2, 64);
+            _tile_dpbssd(1, 4, 7);
+        }
+    } else {
+        if (continues) {
+            _tile_loadd(2, c + 16 * kPanel, c_stride);
+            _tile_loadd(3, c + 16 * kPanel + 16, c_stride);
+        } else {
+            _tile_zero(2);
+            _tile_zero(3);
+        }
+        const int64_t steps = num_inputs / 64, lines_per_step = (ahead.num_lines + steps - 1) / steps;
+        const uint8_t* next = ahead.line;
+        for (int64_t k = 0; k < num_inputs; k += 64, panel += kStepBytes) {
+            for (int64_t line = 0; line < lines_per_step; ++line, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+            _tile_stream_loadd(4, a + k, stride);
+            _tile_loadd(6, panel, 64);
+            _tile_dpbssd(0, 4, 6);
+            _tile_loadd(7, panel + kStepBytes / 2, 64);
+            _tile_dpbssd(1, 4, 7);
+            _tile_stream_loadd(5, a + 16 * stride + k, stride);
+            _tile_dpbssd(2, 5, 6);
+            _tile_dpbssd(3, 5, 7);
+        }
+        _tile_stored(2, c + 16 * kPanel, c_stride);
+        _tile_stored(3, c + 16 * kPanel + 16, c_stride);
+    }
+    _tile_stored(0, c, c_stride);
+    _tile_stored(1, c + 16, c_stride);
+}
+
+#else
+
+namespace {
+
+#if defined(TIERCEL_ISA_AVX2)
+// One row's next four values for all outputs of a vector; adds their products with the outputs' four weights each.
+struct Four {
+    using Integers = __m256i;
+    __m256i value, magnitude;
+    explicit Four(const int8_t* p) {
+        int32_t both;
+        std::memcpy(&both, p, 4);
+        value = _mm256_set1_epi32(both);
+        magnitude = _mm256_abs_epi8(value);
+    }
+    // The instruction wants one factor unsigned. No sum of two overflows, since neither holds -128.
+    Integers added(Integers sum, const uint8_t* w) const {
+        const __m256i weight = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
+        const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(weight, value));
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    static Integers first(const int32_t*) { return _mm256_setzero_si256(); }
+    static Integers load(const float* c) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(c)); }
+    static void store(Integers sum, float* c) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(c), sum); }
+};
+#else
+struct Four {
+    using Integers = __m512i;
+    __m512i value;
+    explicit Four(const int8_t* p) {
+        int32_t both;
+        std::memcpy(&both, p, 4);
+        value = _mm512_set1_epi32(both);
+    }
+    Integers added(Integers sum, const uint8_t* w) const {
+        return _mm512_dpbusd_epi32(sum, value, _mm512_loadu_si512(w));
+    }
+    // What each row has too much, 128 of all that an output is multiplied by.
+    static Integers first(const int32_t* sums) {
+        static_assert(kQuantizedZero == 1 << 7);
+        return _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(_mm512_loadu_si512(sums), 7));
+    }
+    static Integers load(const float* c) { return _mm512_loadu_si512(c); }
+    static void store(Integers sum, float* c) { _mm512_storeu_si512(c, sum); }
+};
+#endif
+
+#if defined(TIERCEL_ISA_AVX2)
+constexpr int kRowsAtOnce = 4;
+#else
+constexpr int kRowsAtOnce = 8;
+#endif
+constexpr int kColumns = 2;  // vectors of outputs that are summed together
+constexpr int kVecsPerTile = 16 / Vec::kLanes;
+constexpr int64_t kVecsPerPanel = 2 * kVecsPerTile;
+
+template <int kCount>
+void multiply_rows(const int8_t* a, int64_t stride, const uint8_t* panel, int64_t num_inputs, int64_t column,
+                   bool continues, const int32_t* weight_sums, float* c) {
+    typename Four::Integers sums[kCount][kColumns];
+    const uint8_t* tiles[kColumns];
+    for (int j = 0; j < kColumns; ++j) {
+        const int64_t vec = column + j;
+        tiles[j] = panel + vec / kVecsPerTile * (kStepBytes / 2) + vec % kVecsPerTile * Vec::kLanes * 4;
+        for (int i = 0; i < kCount; ++i)
+            sums[i][j] = continues ? Four::load(c + i * kPanel + vec * Vec::kLanes)
+                                   : Four::first(weight_sums + vec * Vec::kLanes);
+    }
+    for (int64_t k = 0; k < num_inputs; k += 64) {
+        for (int64_t four = 0; four < 16; ++four) {
+            const int64_t offset = k / 64 * kStepBytes + four * 64;
+            for (int i = 0; i < kCount; ++i) {
+                const Four x(a + i * stride + k + four * 4);
+                for (int j = 0; j < kColumns; ++j) sums[i][j] = x.added(sums[i][j], tiles[j] + offset);
+            }
+        }
+    }
+    for (int i = 0; i < kCount; ++i)
+        for (int j = 0; j < kColumns; ++j) Four::store(sums[i][j], c + i * kPanel + (column + j) * Vec::kLanes);
+}
+
+}  // namespace
+
+void multiply_panel_int8(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, bool continues,
+                         const int32_t* sums, float* c, const Ahead&) {
+    const auto* a = static_cast<const int8_t*>(rows.data);
+    const int64_t stride = rows.stride_bytes;
+    for (int64_t column = 0; column < kVecsPerPanel; column += kColumns) {
+        int64_t row = 0;
+        for (; row + kRowsAtOnce <= num_rows; row += kRowsAtOnce)
+            multiply_rows<kRowsAtOnce>(a + row * stride, stride, panel, num_inputs, column, continues, sums,
+                             c + row * kPanel);
+        for (; row + 4 <= num_rows; row += 4)
+            multiply_rows<4>(a + row * stride, stride, panel, num_inputs, column, continues, sums,
+                             c + row * kPanel);
+        for (; row < num_rows; ++row)
+            multiply_rows<1>(a + row * stride, stride, panel, num_inputs, column, continues, sums,
+                             c + row * kPanel);
+    }
+}
+
+#endif
+
+}  // namespace tiercel::TIERCEL_ISA
