@@ -1,14 +1,15 @@
 """Attention over paged blocks on this machine: decode as bytes of K and V per second beside its streaming bandwidth,
-prefill as operations per second beside its tiles' and torch's products; the torch backend beside it.
+prefill as operations per second beside torch's products; the torch backend beside it.
 
-    python -m bench.attention [--seconds 0.3] [--only decode|prefill] [--quick true]
+    python -m bench.attention [--seconds 0.3] [--only decode|prefill] [--quick true] [--json]
 """
 
 import argparse
 import itertools
+import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -30,6 +31,13 @@ class Heads:
 
     def __str__(self) -> str:
         return f"{self.num_heads}/{self.kv_heads}x{self.head_dim}"
+
+
+@dataclass(frozen=True)
+class Options:
+    seconds: float
+    """For each figure."""
+    quick: bool
 
 
 SHAPES = (Heads(9, 3, 64), Heads(16, 8, 128))
@@ -89,47 +97,82 @@ def measure(name: str, shape: Heads, dtype: torch.dtype, starts: list[int], coun
         return seconds_per_call(lambda: backend.run(q, k, v, next(layers), plan), seconds)
 
 
-def decode(seconds: float, quick: bool) -> None:
-    ceiling = load_kernels().ceilings().read_bytes_per_s
-    print(f"streaming read: {ceiling / 1e9:.1f} GB/s")
+@dataclass(frozen=True)
+class Result:
+    """One case beside the ceiling that was measured in the same run; rates in bytes or operations per second."""
+
+    kind: str
+    heads: str
+    pages: str
+    rows: int
+    start: int
+    new: int
+    seconds: float
+    rate: float
+    ceiling: float
+    share: float
+    torch_seconds: float | None
+    """None where torch's way was not asked for."""
+
+
+HEADER = (
+    f"{'':>7} {'heads':>10} {'pages':>5} {'rows':>4} {'start':>5} {'new':>5} {'us':>8} {'rate':>14} {'ceiling':>8} "
+    f"{'share':>5} {'torch us':>9}"
+)
+
+
+def show(result: Result) -> None:
+    unit, size = ("GB/s", 1e9) if result.kind == "decode" else ("TFLOP/s", 1e12)
+    other = "" if result.torch_seconds is None else f"{result.torch_seconds * 1e6:.0f}"
     print(
-        f"{'heads':>10} {'pages':>5} {'rows':>4} {'context':>7} {'us':>8} {'GB/s':>6} {'of stream':>9} {'torch us':>9}"
+        f"{result.kind:>7} {result.heads:>10} {result.pages:>5} {result.rows:>4} {result.start:>5} {result.new:>5} "
+        f"{result.seconds * 1e6:>8.0f} {result.rate / size:>6.2f} {unit:>7} {result.ceiling / size:>8.2f} "
+        f"{result.share:>5.0%} {other:>9}",
+        flush=True,
     )
+
+
+def result_of(
+    kind: str,
+    shape: Heads,
+    pages: str,
+    starts: list[int],
+    counts: list[int],
+    work: float,
+    ceiling: float,
+    options: Options,
+) -> Result:
+    """Measure one case; `work` is what it cannot do without, in the ceiling's unit."""
+    taken = measure("cpu", shape, DTYPES[pages], starts, counts, options.seconds)
+    other = None if options.quick else measure("torch", shape, DTYPES[pages], starts, counts, options.seconds)
+    rate = work / taken
+    return Result(
+        kind, str(shape), pages, len(starts), starts[0], counts[0], taken, rate, ceiling, rate / ceiling, other
+    )
+
+
+def decode(options: Options) -> Iterator[Result]:
+    """K and V that are read, FP8's scales included, beside the rate of reading memory in a row."""
+    ceiling = load_kernels().ceilings().read_bytes_per_s
     for shape, (label, dtype) in itertools.product(SHAPES, DTYPES.items()):
+        per_token = BlockLayout(1, shape.kv_heads, shape.head_dim, _BLOCK_SIZE, dtype).payload_bytes / _BLOCK_SIZE
         for num_rows, context in itertools.product((1, 8, 32), (1024, 4096, 8192)):
-            if quick and (num_rows, context) not in ((1, 4096), (8, 4096)):
+            if options.quick and (num_rows, context) not in ((1, 4096), (8, 4096)):
                 continue
-            starts, counts = [context - 1] * num_rows, [1] * num_rows
-            taken = measure("cpu", shape, dtype, starts, counts, seconds)
-            num_bytes = BlockLayout(1, shape.kv_heads, shape.head_dim, _BLOCK_SIZE, dtype).payload_bytes
-            rate = num_bytes / _BLOCK_SIZE * num_rows * context / taken
-            other = 0.0 if quick else measure("torch", shape, dtype, starts, counts, seconds)
-            print(
-                f"{shape!s:>10} {label:>5} {num_rows:>4} {context:>7} {taken * 1e6:>8.0f} {rate / 1e9:>6.1f} "
-                f"{rate / ceiling:>9.0%} {other * 1e6:>9.0f}",
-                flush=True,
-            )
+            work = per_token * num_rows * context
+            yield result_of("decode", shape, label, [context - 1] * num_rows, [1] * num_rows, work, ceiling, options)
 
 
-def prefill(seconds: float, quick: bool) -> None:
-    tiles = load_kernels().ceilings().bf16_flops_per_s
+def prefill(options: Options) -> Iterator[Result]:
+    """The causal operations, counted exactly, beside torch's bf16 product of square matrices (oneDNN's)."""
     a, b = torch.randn(2048, 2048).bfloat16(), torch.randn(2048, 2048).bfloat16()
-    product = 2 * 2048**3 / seconds_per_call(lambda: a @ b, max(seconds, 0.5))
-    print(f"bf16 products: tiles {tiles / 1e12:.2f}, torch 2048^3 {product / 1e12:.2f} TFLOP/s")
-    print(f"{'heads':>10} {'pages':>5} {'start':>5} {'new':>5} {'us':>8} {'TFLOP/s':>7} {'of gemm':>8} {'torch us':>9}")
-    for shape, (label, dtype) in itertools.product(SHAPES, DTYPES.items()):
+    ceiling = 2 * 2048**3 / seconds_per_call(lambda: a @ b, max(options.seconds, 0.5))
+    for shape, label in itertools.product(SHAPES, DTYPES):
         for start, count in ((0, 512), (0, 2048), (6144, 2048)):
-            if quick and start:
+            if options.quick and start:
                 continue
-            taken = measure("cpu", shape, dtype, [start], [count], seconds)
-            seen = sum(range(start + 1, start + count + 1))
-            rate = 4 * shape.num_heads * shape.head_dim * seen / taken
-            other = 0.0 if quick else measure("torch", shape, dtype, [start], [count], seconds)
-            print(
-                f"{shape!s:>10} {label:>5} {start:>5} {count:>5} {taken * 1e6:>8.0f} {rate / 1e12:>7.2f} "
-                f"{rate / product:>8.0%} {other * 1e6:>9.0f}",
-                flush=True,
-            )
+            work = 4 * shape.num_heads * shape.head_dim * sum(range(start + 1, start + count + 1))
+            yield result_of("prefill", shape, label, [start], [count], work, ceiling, options)
 
 
 def main() -> None:
@@ -137,11 +180,23 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.3, help="for each figure")
     parser.add_argument("--only", choices=("decode", "prefill"), default=None)
     parser.add_argument("--quick", type=lambda text: text == "true", default=False, help="few cases, without torch's")
+    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
     arguments = parser.parse_args()
-    if arguments.only != "prefill":
-        decode(arguments.seconds, arguments.quick)
-    if arguments.only != "decode":
-        prefill(arguments.seconds, arguments.quick)
+    options = Options(arguments.seconds, arguments.quick)
+    cases = {"decode": decode, "prefill": prefill}
+    results = []
+    if not arguments.json:
+        print(f"{load_kernels().isa}, {torch.get_num_threads()} threads\n{HEADER}")
+    for kind, run in cases.items():
+        if arguments.only not in (None, kind):
+            continue
+        for result in run(options):
+            results.append(result)
+            if not arguments.json:
+                show(result)
+    if arguments.json:
+        described = {"isa": load_kernels().isa, "threads": torch.get_num_threads()}
+        print(json.dumps({**described, "results": [asdict(result) for result in results]}))
 
 
 if __name__ == "__main__":

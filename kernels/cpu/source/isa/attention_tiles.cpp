@@ -4,6 +4,7 @@
 #include "attention_tiles.h"
 #include "exp2.h"
 #include "tiled_kv.h"
+#include "tiles.h"
 #include "transpose.h"
 
 namespace tiercel::TIERCEL_ISA::tiled {
@@ -11,6 +12,9 @@ namespace {
 
 constexpr int64_t kTileFloats = kTile * kTile;
 constexpr int64_t kTileWords = kTile * kPairStep;
+
+// A product starts from these: where tilezero clears a register, it waits for the product before it.
+alignas(64) constexpr float kZeros[kTileFloats] = {};
 
 struct Scratch {
     float* scores;   // [column tiles of a block: 2][kSplitTokens][kTile]
@@ -22,10 +26,10 @@ void multiply_keys(const TiledKv& kv, int64_t step, int64_t num_steps, const bf1
     const bf16* k[4];
     for (int i = 0; i < 4; ++i) k[i] = kv.key_tile(step + i * kTile);
     const int64_t stride = kv.key_stride_bytes();
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    _tile_loadd(0, kZeros, 64);
+    _tile_loadd(1, kZeros, 64);
+    _tile_loadd(2, kZeros, 64);
+    _tile_loadd(3, kZeros, 64);
     for (int64_t i = 0; i < num_steps; ++i) {
         _tile_loadd(4, q + i * kTileWords, 64);
         _tile_loadd(5, k[0] + i * 32, stride);
@@ -50,10 +54,10 @@ void multiply_keys_twice(const TiledKv& kv, int64_t step, int64_t num_steps, con
     for (int64_t t = step; t < step + kKeyStep; t += 2 * kTile) {
         const bf16* upper = kv.key_tile(t);
         const bf16* lower = kv.key_tile(t + kTile);
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
+        _tile_loadd(0, kZeros, 64);
+        _tile_loadd(1, kZeros, 64);
+        _tile_loadd(2, kZeros, 64);
+        _tile_loadd(3, kZeros, 64);
         for (int64_t i = 0; i < num_steps; ++i) {
             _tile_loadd(4, q + i * kTileWords, 64);
             _tile_loadd(5, q + (num_steps + i) * kTileWords, 64);
@@ -101,6 +105,8 @@ Vec weigh(const float* scores, const float* factors, Vec highest, Vec sum, bf16*
     const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
                                                 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     __m512i pairs[kTile];
+    keep_awake();
+#pragma GCC unroll 16
     for (int i = 0; i < kTile; ++i) {
         const Vec even = exp2_for_bf16(Vec::load(scores + 2 * i * kTile) - highest);
         const Vec odd = exp2_for_bf16(Vec::load(scores + (2 * i + 1) * kTile) - highest);
@@ -120,11 +126,11 @@ void multiply_values(const TiledKv& kv, int64_t first, int64_t last, int64_t dim
                      int64_t width) {
     static_assert(kTiles == 2 || kTiles == 4);
     const int64_t stride = kv.value_stride_bytes();
-    _tile_zero(0);
-    _tile_zero(1);
+    _tile_loadd(0, kZeros, 64);
+    _tile_loadd(1, kZeros, 64);
     if constexpr (kTiles == 4) {
-        _tile_zero(2);
-        _tile_zero(3);
+        _tile_loadd(2, kZeros, 64);
+        _tile_loadd(3, kZeros, 64);
     }
     for (int64_t t = first; t < last; t += kPairStep) {
         const bf16* rows = kv.value_rows(t) + 2 * dim;
@@ -152,10 +158,10 @@ void multiply_values(const TiledKv& kv, int64_t first, int64_t last, int64_t dim
 void multiply_values_twice(const TiledKv& kv, int64_t first, int64_t last, int64_t dim, const bf16* weights,
                            float* values, int64_t width) {
     const int64_t stride = kv.value_stride_bytes();
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    _tile_loadd(0, kZeros, 64);
+    _tile_loadd(1, kZeros, 64);
+    _tile_loadd(2, kZeros, 64);
+    _tile_loadd(3, kZeros, 64);
     for (int64_t t = first; t < last; t += kPairStep) {
         const bf16* rows = kv.value_rows(t) + 2 * dim;
         const bf16* p = weights + t / kPairStep * kTileWords;

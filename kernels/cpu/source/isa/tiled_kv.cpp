@@ -2,12 +2,13 @@
 
 #if defined(TIERCEL_ISA_AMX)
 #include "tiled_kv.h"
+#include "tiles.h"
 
 namespace tiercel::TIERCEL_ISA::tiled {
 namespace {
 
 // How far ahead memory is asked for, in groups of kKeyStep tokens.
-constexpr int64_t kGroupsAhead = 2;
+constexpr int64_t kGroupsAhead = 1;
 
 // The bf16 of each code without its sign.
 struct E4m3Table {
@@ -101,6 +102,7 @@ template <Element kElement>
 void TiledKv::widen_keys(const uint8_t* rows, int64_t number, bf16* to) {
     const int64_t count = split_.kv.head_dim;
     for (int64_t i = 0; i < number; ++i, rows += row_bytes_, to += dims_) {
+        if (i % 8 == 0) keep_awake();
         ask_for_row();
         if constexpr (kElement == Element::kFp8E4m3) {
             for (int64_t d = 0; d < dims_; d += 64)
@@ -170,6 +172,7 @@ void TiledKv::fetch_values(int64_t step) {
     with_element(split_.kv.element, [&](auto tag) {
         bf16* to = values_ + step * dims_;
         for (int64_t i = 0; i < kPairStep; i += 2, to += 2 * dims_) {
+            if (i % 8 == 0) keep_awake();
             ask_for_row();
             ask_for_row();
             if (rows[i]) widen_values<tag.value>(rows[i], rows[i + 1], to);

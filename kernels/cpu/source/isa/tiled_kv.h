@@ -76,13 +76,13 @@ public:
     const float* value_factors() const { return value_factors_; }
 
 private:
-    // Memory is slow and pages are scattered, so what is read two groups on is asked for meanwhile, a row at a time:
+    // Memory is slow and pages are scattered, so the next group is brought to the second cache meanwhile, a row at a time:
     // K's groups of kKeyStep tokens come first, then V's, then those of the K that follows.
     void ask_ahead(int64_t group);
     void ask_for_row() {
         if (asked_ == num_ahead_) return;
         const uint8_t* row = ahead_[asked_++];
-        for (int64_t i = 0; i < row_bytes_; i += 64) _mm_prefetch(reinterpret_cast<const char*>(row + i), _MM_HINT_T0);
+        for (int64_t i = 0; i < row_bytes_; i += 64) _mm_prefetch(reinterpret_cast<const char*>(row + i), _MM_HINT_T1);
     }
     template <Element kElement>
     void widen_keys(const uint8_t* rows, int64_t number, bf16* to);
