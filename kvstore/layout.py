@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from kernels.attention.pages import PagedKv
+from kvstore.huge_pages import zeros
 
 RECORD_ALIGNMENT_BYTES = 64
 """A cache line, and what pinned copies and O_DIRECT-free writes like best."""
@@ -96,6 +97,8 @@ class BlockLayout:
 
         Zeros, because attention may read the unwritten tail of a block before it masks it, and 0 * NaN is NaN.
         """
+        if device.type == "cpu":
+            return zeros(num_blocks * self.block_bytes).view(num_blocks, self.block_bytes)
         return torch.zeros(num_blocks, self.block_bytes, dtype=torch.uint8, device=device)
 
     def pages(self, pool: torch.Tensor) -> PagedKv:

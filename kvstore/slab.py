@@ -4,7 +4,6 @@ Which slot holds what is the scheduler's business. torch's pinned allocator roun
 become 32), hence the anonymous mapping that is registered with CUDA as it is.
 """
 
-import mmap
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from kvstore.errors import HostMemoryError, TierConfigError
 from kvstore.host_memory import available_bytes
+from kvstore.huge_pages import anonymous_map
 
 Progress = Callable[[int, int], None]
 """Bytes done, bytes in all."""
@@ -40,12 +40,9 @@ class HostSlab:
         self.num_bytes = num_slots * slot_bytes
         _require_memory(self.num_bytes)
         try:
-            self._map = mmap.mmap(-1, self.num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._map = anonymous_map(self.num_bytes)
         except OSError as error:
             raise _no_memory(self.num_bytes, str(error)) from error
-        # Fewer page faults and table entries; where the kernel has no huge pages nothing is lost.
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._map.madvise(mmap.MADV_HUGEPAGE)
         flat = torch.frombuffer(self._map, dtype=torch.uint8)
         for start in range(0, self.num_bytes, _PIECE_BYTES):
             stop = min(start + _PIECE_BYTES, self.num_bytes)
