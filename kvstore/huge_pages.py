@@ -15,8 +15,11 @@ def anonymous_map(num_bytes: int) -> mmap.mmap:
 
 
 def zeros(num_bytes: int) -> torch.Tensor:
-    """`uint8[num_bytes]` over such memory, which lives as long as the tensor or a view of it. Raises MemoryError."""
+    """`uint8[num_bytes]` over such memory, which lives as long as the tensor or a view of it. Raises MemoryError.
+
+    All of it is touched: to find and clear a huge page takes up to milliseconds, which no step should wait for.
+    """
     try:
-        return torch.frombuffer(anonymous_map(num_bytes), dtype=torch.uint8)
+        return torch.frombuffer(anonymous_map(num_bytes), dtype=torch.uint8).zero_()
     except OSError as error:
         raise MemoryError(f"there is no room for {num_bytes} bytes: {error}") from error

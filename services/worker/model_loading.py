@@ -157,10 +157,17 @@ def _num_blocks(config: WorkerConfig, loaded: LoadedModel, layout: BlockLayout, 
         )
     else:
         cache_bytes = size
-    return num_blocks_for(
+    num_blocks = num_blocks_for(
         cache_bytes,
         block_bytes=layout.block_bytes,
         block_size=config.block_size,
         max_model_tokens=loaded.max_model_tokens,
         max_seqs=config.max_seqs,
     )
+    num_bytes = num_blocks * layout.block_bytes
+    if device.type == "cpu" and num_bytes > (available := available_bytes()):
+        raise ConfigError(
+            f"a device cache of {num_bytes} bytes does not fit into the {available} bytes of memory that are free; "
+            f"give --device-cache less"
+        )
+    return num_blocks

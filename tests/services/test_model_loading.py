@@ -89,3 +89,9 @@ def test_int8_weights_are_refused_where_nothing_computes_with_them(
 ) -> None:
     with pytest.raises(ConfigError, match=reason):
         engine_of(checkpoint, Weights.INT8, **settings)
+
+
+def test_a_device_cache_larger_than_the_memory_is_refused(checkpoint: Path) -> None:
+    config = WorkerConfig(model=str(checkpoint), device_cache=ByteSize(1 << 50), max_seqs=1 << 40)
+    with pytest.raises(ConfigError, match="does not fit into the"):
+        load_engine(config, lambda *_: None, lambda _: None)
