@@ -2,7 +2,8 @@
 
     python -m bench.compare [--shape 135m] [--rounds 3] [--peer tiercel --peer vllm] [--workload W1] [--json FILE]
 
-Every round runs each workload on every peer in turn, so that a slow minute of the machine hits all alike; the table
+Every round runs each workload on every peer in turn, once the machine is idle, so that a slow minute of it hits all
+alike; the table
 shows medians over rounds and their range, and below how we stand to the fastest rival. All peers stay loaded, or, with
 `--in-turn` (the default of the larger shape), one at a time is. Each is warmed up with other prompts first, which is
 not counted. Peers whose environment is not there (`python -m bench.peer_venvs`) are named as missing.
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from bench.checkpoints import SHAPES, cache_folder, checkpoint
 from bench.compare_table import COLUMNS, Results, as_object, show
+from bench.idle import wait_until_idle
 from bench.peer_process import PeerFailed, ProcessPeer
 from bench.peers import PEERS, Peer, PeerMissing, chosen, make_peer, share_of
 from bench.records import summarize
@@ -104,6 +106,7 @@ class Comparison:
         if part is None or peer.name in self.failures:
             return
         with self._console.status(f"{where}: {workload.name} on {peer.name}"):
+            wait_until_idle()
             try:
                 self.results[peer.name, workload.name].append(summarize(part, peer.run(part)))
             except PeerFailed as failure:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from bench.checkpoints import SHAPES, checkpoint
 from bench.compare import NUM_AT_ONCE
+from bench.idle import wait_until_idle
 from bench.peer_process import ProcessPeer
 from bench.peers import Peer
 from bench.records import Round, summarize
@@ -54,6 +55,7 @@ def main(shape: str, rounds: int, kv_dtype: str, weights: str, json_path: Path |
             workload = throughput(SHAPES[shape].vocab_size, 1000 * number + 7, NUM_AT_ONCE[shape])
             for peer in peers if number % 2 else reversed(peers):
                 with console.status(f"round {number} of {rounds}: {peer.name}"):
+                    wait_until_idle()
                     outcome: Round = summarize(workload, peer.run(workload))
                 if number:
                     rates[peer.name].append(outcome.output_tokens_per_s)
