@@ -3,10 +3,9 @@
     python -m bench.compare [--shape 135m] [--rounds 3] [--peer tiercel --peer vllm] [--workload W1] [--json FILE]
 
 Every round runs each workload on every peer in turn, once the machine is idle, so that a slow minute of it hits all
-alike; the table
-shows medians over rounds and their range, and below how we stand to the fastest rival. All peers stay loaded, or, with
-`--in-turn` (the default of the larger shape), one at a time is. Each is warmed up with other prompts first, which is
-not counted. Peers whose environment is not there (`python -m bench.peer_venvs`) are named as missing.
+alike; the table shows medians over rounds and their range, and below how we stand to the fastest rival. All peers stay
+loaded, or, with `--in-turn` (the default of the larger shape), one at a time is. Each is warmed up with other prompts
+first, which is not counted. Peers whose environment is not there (`python -m bench.peer_venvs`) are named as missing.
 """
 
 import json

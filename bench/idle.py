@@ -1,7 +1,7 @@
 """Waits for the machine to have nothing to do.
 
-After their work OpenMP's threads spin for a while, Intel's for 200 ms, and caches write to disk what they have got: what
-one peer leaves behind would be counted as the next one's time.
+After their work OpenMP's threads spin for a while, Intel's for 200 ms, and caches write to disk what they have got:
+what one peer leaves behind would be counted as the next one's time.
 """
 
 import time
