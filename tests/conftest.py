@@ -12,6 +12,11 @@ DESELECTED = pytest.StashKey[dict[str, str]]()
 OPT_IN = {"docker": "--with-docker", "helm": "--with-helm", "prometheus": "--with-prometheus"}
 """Marks of tests that need more than a checkout: deselected, and said so, unless their option is given."""
 
+# Triton's kernels run in its interpreter where there is no CUDA device. It reads this when it is imported, which the
+# modules of any test may do first.
+if not any(Path("/dev").glob("nvidia[0-9]*")):
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # A shell that starts a job in the background lets it ignore SIGINT, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
