@@ -1,56 +1,25 @@
 // The product of one panel in int8. Sums of integers are exact, so all paths give the same.
+#if defined(TIERCEL_ISA_AMX)
+#include "gemm_tiles.h"
+#else
 #include "gemm.h"
 #include "quantize.h"
+#endif
 
 namespace tiercel::TIERCEL_ISA {
 #if defined(TIERCEL_ISA_AMX)
 
-// The caller's thread has its tiles configured.
 void multiply_panel_int8(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, bool continues,
                          const int32_t*, float* c, const Ahead& ahead) {
-    const auto* a = static_cast<const uint8_t*>(rows.data);
-    const int64_t stride = rows.stride_bytes, c_stride = kPanel * 4;
-    if (continues) {
-        _tile_loadd(0, c, c_stride);
-        _tile_loadd(1, c + 16, c_stride);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-    }
-    if (num_rows <= 16) {
-        for (int64_t k = 0; k < num_inputs; k += 64, panel += kStepBytes) {
-            _tile_loadd(4, a + k, stride);
-            _tile_loadd(6, panel, 64);
-            _tile_dpbssd(0, 4, 6);
-            _tile_loadd(7, panel + kStepBytes / 2, 64);
-            _tile_dpbssd(1, 4, 7);
-        }
-    } else {
-        if (continues) {
-            _tile_loadd(2, c + 16 * kPanel, c_stride);
-            _tile_loadd(3, c + 16 * kPanel + 16, c_stride);
-        } else {
-            _tile_zero(2);
-            _tile_zero(3);
-        }
-        const int64_t steps = num_inputs / 64, lines_per_step = (ahead.num_lines + steps - 1) / steps;
-        const uint8_t* next = ahead.line;
-        for (int64_t k = 0; k < num_inputs; k += 64, panel += kStepBytes) {
-            for (int64_t line = 0; line < lines_per_step; ++line, next += 64) _mm_prefetch(next, _MM_HINT_T1);
-            _tile_stream_loadd(4, a + k, stride);
-            _tile_loadd(6, panel, 64);
-            _tile_dpbssd(0, 4, 6);
-            _tile_loadd(7, panel + kStepBytes / 2, 64);
-            _tile_dpbssd(1, 4, 7);
-            _tile_stream_loadd(5, a + 16 * stride + k, stride);
-            _tile_dpbssd(2, 5, 6);
-            _tile_dpbssd(3, 5, 7);
-        }
-        _tile_stored(2, c + 16 * kPanel, c_stride);
-        _tile_stored(3, c + 16 * kPanel + 16, c_stride);
-    }
-    _tile_stored(0, c, c_stride);
-    _tile_stored(1, c + 16, c_stride);
+    const auto upper = [] {
+        _tile_dpbssd(0, 4, 6);
+        _tile_dpbssd(1, 4, 7);
+    };
+    const auto lower = [] {
+        _tile_dpbssd(2, 5, 6);
+        _tile_dpbssd(3, 5, 7);
+    };
+    multiply_tiles(rows, num_rows, panel, num_inputs / 64, continues, c, ahead, upper, lower);
 }
 
 #else

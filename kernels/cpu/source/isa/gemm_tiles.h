@@ -1,0 +1,56 @@
+// One panel's products in AMX tiles, whatever their values: a step is 64 bytes of each row and two tiles of the panel.
+#pragma once
+
+#include "gemm.h"
+
+namespace tiercel::TIERCEL_ISA {
+
+// `upper()` adds the products of tile 4 with 6 and 7 to tiles 0 and 1, `lower()` those of tile 5 to 2 and 3. The caller's
+// thread has its tiles configured.
+template <typename Upper, typename Lower>
+void multiply_tiles(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_steps, bool continues,
+                    float* c, const Ahead& ahead, const Upper& upper, const Lower& lower) {
+    const auto* a = static_cast<const uint8_t*>(rows.data);
+    const int64_t stride = rows.stride_bytes, c_stride = kPanel * 4;
+    if (continues) {
+        _tile_loadd(0, c, c_stride);
+        _tile_loadd(1, c + 16, c_stride);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+    }
+    if (num_rows <= 16) {
+        for (int64_t step = 0; step < num_steps; ++step, panel += kStepBytes) {
+            _tile_loadd(4, a + 64 * step, stride);
+            _tile_loadd(6, panel, 64);
+            _tile_loadd(7, panel + kStepBytes / 2, 64);
+            upper();
+        }
+    } else {
+        if (continues) {
+            _tile_loadd(2, c + 16 * kPanel, c_stride);
+            _tile_loadd(3, c + 16 * kPanel + 16, c_stride);
+        } else {
+            _tile_zero(2);
+            _tile_zero(3);
+        }
+        const int64_t lines_per_step = (ahead.num_lines + num_steps - 1) / num_steps;
+        const uint8_t* next = ahead.line;
+        for (int64_t step = 0; step < num_steps; ++step, panel += kStepBytes) {
+            for (int64_t line = 0; line < lines_per_step; ++line, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+            // Rows need not stay in the first cache, so that the panel does, for the next rows.
+            _tile_stream_loadd(4, a + 64 * step, stride);
+            _tile_loadd(6, panel, 64);
+            _tile_loadd(7, panel + kStepBytes / 2, 64);
+            upper();
+            _tile_stream_loadd(5, a + 16 * stride + 64 * step, stride);
+            lower();
+        }
+        _tile_stored(2, c + 16 * kPanel, c_stride);
+        _tile_stored(3, c + 16 * kPanel + 16, c_stride);
+    }
+    _tile_stored(0, c, c_stride);
+    _tile_stored(1, c + 16, c_stride);
+}
+
+}  // namespace tiercel::TIERCEL_ISA
