@@ -76,48 +76,70 @@ void multiply_keys_twice(const TiledKv& kv, int64_t step, int64_t num_steps, con
     }
 }
 
-// Raw scores of tokens [first, last) to scaled ones, hidden where they are not seen; returns the highest.
-Vec scale_scores(const Split& split, const float* factors, int64_t column, int64_t first, int64_t last, Vec highest,
-                 float* scores) {
-    const bool all_seen = split.low[column] <= static_cast<float>(split.start + first) &&
-                          static_cast<float>(split.start + last) <= split.high[column];
-    const bool all_seen_by_last = split.low[column + kTile - 1] <= static_cast<float>(split.start + first);
-    if (all_seen && all_seen_by_last) {
-        for (int64_t t = first; t < last; ++t) {
-            const Vec s = Vec::load(scores + t * kTile) * Vec::of(factors[t]);
-            highest = max(s, highest);  // in this order a NaN is left out
-            s.store(scores + t * kTile);
-        }
+// True if these 16 columns see all of tokens [first, last).
+bool all_seen(const Split& split, int64_t column, int64_t first, int64_t last) {
+    return split.low[column + kTile - 1] <= static_cast<float>(split.start + first) &&
+           static_cast<float>(split.start + last) <= split.high[column];
+}
+
+// The highest of `highest` and of the scaled scores of tokens [first, last) that are seen.
+Vec highest_score(const Split& split, const float* factors, int64_t column, int64_t first, int64_t last, Vec highest,
+                  const float* scores) {
+    if (all_seen(split, column, first, last)) {
+        for (int64_t t = first; t < last; ++t)
+            highest = max(Vec::load(scores + t * kTile) * Vec::of(factors[t]), highest);  // so a NaN is left out
         return highest;
     }
     const Vec low = Vec::load(split.low + column), high = Vec::load(split.high + column);
     for (int64_t t = first; t < last; ++t) {
         const Vec position = Vec::of(static_cast<float>(split.start + t));
-        const Vec s = seen_or_hidden(Vec::load(scores + t * kTile) * Vec::of(factors[t]), position, low, high);
-        highest = max(s, highest);
-        s.store(scores + t * kTile);
+        highest = max(seen_or_hidden(Vec::load(scores + t * kTile) * Vec::of(factors[t]), position, low, high), highest);
     }
     return highest;
 }
 
-// 32 tokens' scores to weights, as a tile with a row per column.
-Vec weigh(const float* scores, const float* factors, Vec highest, Vec sum, bf16* weights) {
+// The sum of exponentials is sixteen sums, of the tokens with the same place in sixteen, and then a tree of them: in
+// whatever way a column is computed, its sum is the same to the bit.
+struct Sums {
+    Vec by_place[kTile];
+
+    Sums() {
+        for (Vec& sum : by_place) sum = Vec::zero();
+    }
+    Vec total() const {
+        Vec sums[kTile];
+        std::copy_n(by_place, kTile, sums);
+        for (int64_t half = kTile / 2; half > 0; half /= 2)
+            for (int64_t i = 0; i < half; ++i) sums[i] = sums[i] + sums[i + half];
+        return sums[0];
+    }
+};
+
+// Scores of 32 tokens from `first` on to weights, as a tile with a row per column.
+void weigh(const Split& split, const TiledKv& kv, int64_t column, int64_t first, const float* scores, Vec highest,
+           Sums& sums, bf16* weights) {
     const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
                                                 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const float* key_factors = kv.key_factors() + first;
+    const float* value_factors = kv.value_factors() + first;
+    const bool seen = all_seen(split, column, first, first + kPairStep);
+    const Vec low = Vec::load(split.low + column), high = Vec::load(split.high + column);
+    const auto weight = [&](int64_t t) {
+        Vec score = fma(Vec::load(scores + t * kTile), Vec::of(key_factors[t]), Vec::zero() - highest);
+        if (!seen) score = seen_or_hidden(score, Vec::of(static_cast<float>(split.start + first + t)), low, high);
+        const Vec weight = exp2_for_bf16(score);
+        sums.by_place[t % kTile] = sums.by_place[t % kTile] + weight;
+        return weight * Vec::of(value_factors[t]);
+    };
     __m512i pairs[kTile];
     keep_awake();
 #pragma GCC unroll 16
     for (int i = 0; i < kTile; ++i) {
-        const Vec even = exp2_for_bf16(Vec::load(scores + 2 * i * kTile) - highest);
-        const Vec odd = exp2_for_bf16(Vec::load(scores + (2 * i + 1) * kTile) - highest);
-        sum = sum + even;
-        sum = sum + odd;
-        const __m512bh words = _mm512_cvtne2ps_pbh((odd * Vec::of(factors[2 * i + 1])).v, (even * Vec::of(factors[2 * i])).v);
-        pairs[i] = _mm512_permutexvar_epi16(interleave, (__m512i)words);
+        const Vec even = weight(2 * i), odd = weight(2 * i + 1);
+        pairs[i] = _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(odd.v, even.v));
     }
     transpose16(pairs);
     for (int i = 0; i < kTile; ++i) _mm512_store_si512(weights + i * kPairStep, pairs[i]);
-    return sum;
 }
 
 // values = P V for tokens [first, last) and one tile of columns, kTiles tiles of dimensions.
@@ -193,28 +215,26 @@ void attend_block(const Split& split, TiledKv& kv, int64_t block, const bf16* qu
         return;
     }
     const bf16* q = queries + block * dims;
-    Vec highest[kColumnTiles], sums[kColumnTiles];
-    for (int j = 0; j < kColumnTiles; ++j) {
-        highest[j] = Vec::of(kNoScore);
-        sums[j] = Vec::zero();
-    }
+    Vec highest[kColumnTiles];
+    Sums sums[kColumnTiles];
+    for (Vec& score : highest) score = Vec::of(kNoScore);
     for (int64_t step = first; step < last; step += kKeyStep) {
         kv.fetch_keys(step);
         if constexpr (kColumnTiles == 1) multiply_keys(kv, step, num_steps, q, scratch.scores);
         else multiply_keys_twice(kv, step, num_steps, q, scratch.scores);
         for (int j = 0; j < kColumnTiles; ++j)
-            highest[j] = scale_scores(split, kv.key_factors(), block + j * kTile, step, step + kKeyStep, highest[j],
-                                      scratch.scores + j * kSplitTokens * kTile);
+            highest[j] = highest_score(split, kv.key_factors(), block + j * kTile, step, step + kKeyStep, highest[j],
+                                       scratch.scores + j * kSplitTokens * kTile);
     }
     for (int64_t step = first; step < last; step += kPairStep) {
         kv.fetch_values(step);
         for (int j = 0; j < kColumnTiles; ++j)
-            sums[j] = weigh(scratch.scores + (j * kSplitTokens + step) * kTile, kv.value_factors() + step, highest[j],
-                            sums[j], scratch.weights + j * kSplitTokens * kTile + step / kPairStep * kTileWords);
+            weigh(split, kv, block + j * kTile, step, scratch.scores + (j * kSplitTokens + step) * kTile, highest[j],
+                  sums[j], scratch.weights + j * kSplitTokens * kTile + step / kPairStep * kTileWords);
     }
     for (int j = 0; j < kColumnTiles; ++j) {
         highest[j].store(partial.highest + block + j * kTile);
-        sums[j].store(partial.sums + block + j * kTile);
+        sums[j].total().store(partial.sums + block + j * kTile);
     }
     float* values = partial.values + block * dims;
     if constexpr (kColumnTiles == 2) {
