@@ -94,10 +94,10 @@ private:
     void before_attention(const Range& range, int64_t layer) {
         const DecoderLayer& weights = model_.layers[layer];
         norm(range, weights.input_norm);
-        multiply(normed(range), range.size(), weights.qkv, range.team,
+        const Output qkv{scratch_.qkv + range.first * qkv_stride_, qkv_stride_};
+        multiply(normed(range), range.size(), weights.qkv, range.team, qkv,
                  [&](int64_t row, int64_t output, const float* sums) {
-                     std::memcpy(scratch_.qkv + (range.first + row) * qkv_stride_ + output, sums,
-                                 kPanel * sizeof(float));
+                     std::memcpy(qkv.data + row * qkv_stride_ + output, sums, kPanel * sizeof(float));
                  });
         range.team.barrier();
         const int64_t first_k = model_.num_heads, first_v = first_k + model_.num_kv_heads;
@@ -114,7 +114,7 @@ private:
             model_.num_heads * model_.head_dim, weights.output);
         norm(range, weights.mlp_norm);
         Operand* activated = static_cast<Operand*>(scratch_.activated) + range.row * activated_stride_;
-        multiply(normed(range), range.size(), weights.gate_up, range.team,
+        multiply(normed(range), range.size(), weights.gate_up, range.team, {},
                  [&](int64_t row, int64_t output, const float* sums) {
                      silu_mul(sums, sums + 16, activated + row * activated_stride_ + output / 2);
                  });
@@ -176,9 +176,10 @@ private:
             range.team.barrier();
             rows = quantized(range);
         }
-        multiply(rows, range.size(), linear, range.team,
+        const Output sum{step_.hidden + range.first * size, size};
+        multiply(rows, range.size(), linear, range.team, sum,
                  [&](int64_t row, int64_t output, const float* sums) {
-                     float* hidden = step_.hidden + (range.first + row) * size + output;
+                     float* hidden = sum.data + row * size + output;
                      const int64_t count = std::min(kPanel, size - output);
                      int64_t i = 0;
                      for (; i + Vec::kLanes <= count; i += Vec::kLanes)
@@ -244,7 +245,7 @@ void decoder_logits(const Decoder& model, const float* hidden, int64_t num_rows,
             const Rows rows = model.lm_head.scales
                                   ? Rows{scratch.quantized, scratch.quantized_stride, scratch.row_scales}
                                   : Rows{scratch.normed, kOperandBytes * stride, nullptr};
-            multiply(rows, count, model.lm_head, team,
+            multiply(rows, count, model.lm_head, team, {},
                      [&](int64_t row, int64_t output, const float* sums) {
                          std::memcpy(logits + (start + row) * outputs + output, sums, kPanel * sizeof(float));
                      });

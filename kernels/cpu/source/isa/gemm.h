@@ -44,10 +44,20 @@ struct Rows {
     }
 };
 
-// Lines of the weight that are fetched into the second cache meanwhile.
+// Rows of sums in fp32 that a product goes to, 32 of each at a time. What is null is written to where the caller knows.
+struct Output {
+    float* data;
+    int64_t stride;
+
+    Output from(int64_t row, int64_t output) const { return {data ? data + row * stride + output : nullptr, stride}; }
+};
+
+// What is brought nearer meanwhile: lines of the weight, into the second cache, and the output's lines, which another
+// thread had last, to be written.
 struct Ahead {
     const uint8_t* line;
     int64_t num_lines;
+    Output output;
 };
 
 // c[32][32] = rows [0, num_rows) of A times one panel, or c + that where it `continues`; rows beyond are undefined. With
@@ -103,9 +113,11 @@ private:
     }
 };
 
-// Calls done(row, first_output, c) for each row and panel, c being the panel's 32 sums with the bias added.
+// Calls done(row, first_output, c) for each row and panel, c being the panel's 32 sums with the bias added; `output` is
+// where it puts them.
 template <typename Done>
-void multiply(const Rows& a, int64_t num_rows, const PackedLinear& w, Team& team, const Done& done) {
+void multiply(const Rows& a, int64_t num_rows, const PackedLinear& w, Team& team, const Output& output,
+              const Done& done) {
     constexpr int64_t kTasksPerThread = 8;
     // A block of A stays in the second cache while the panels, which come from further away, pass once for each block.
     const int64_t block_rows = w.num_inputs <= 2048 ? kBlockRows : 128;
@@ -123,23 +135,25 @@ void multiply(const Rows& a, int64_t num_rows, const PackedLinear& w, Team& team
         alignas(64) float c[kBlockRows * kPanel];
         for (int64_t panel = panels * group / groups; panel < panels * (group + 1) / groups; ++panel) {
             const uint8_t* weight = static_cast<const uint8_t*>(w.weight) + panel * panel_bytes;
-            // The third cache is too slow to be waited for: the next panel comes nearer while this one is used. With
-            // few rows there is no time for that, and the hardware follows the stream by itself.
-            const int64_t passes = (last_row - first_row) / kRows * ((w.num_inputs + part - 1) / part);
-            Ahead ahead{weight + panel_bytes, passes > 2 && panel + 1 < panels ? panel_bytes / 64 / passes : 0};
+            // The third cache is too slow to be waited for: the next panel comes nearer while this one is used again.
+            // In a single pass there is no time for that, and the hardware follows the stream by itself.
+            const int64_t passes = (last_row - first_row + kRows - 1) / kRows * ((w.num_inputs + part - 1) / part);
+            Ahead ahead{weight + panel_bytes, passes > 1 && panel + 1 < panels ? panel_bytes / 64 / passes : 0, {}};
             for (int64_t input = 0; input < w.num_inputs; input += part) {
                 const int64_t inputs = std::min(part, w.num_inputs - input);
                 const uint8_t* values = weight + input * kPanel * value_bytes;
                 for (int64_t row = first_row; row < last_row; row += kRows) {
                     const Sums sums{a, w, row, std::min(last_row - row, kRows), panel, c + (row - first_row) * kept_rows};
                     const Rows rows = a.from(row, input * operand_bytes);
+                    const bool is_last = input + inputs == w.num_inputs;
+                    ahead.output = is_last ? output.from(row, panel * kPanel) : Output{};
                     if (w.scales)
                         multiply_panel_int8(rows, sums.num_rows, values, inputs, input > 0, w.sums + panel * kPanel,
                                             sums.c, ahead);
                     else
                         multiply_panel(rows, sums.num_rows, values, inputs, input > 0, sums.c, ahead);
                     ahead.line += ahead.num_lines * 64;
-                    if (input + inputs == w.num_inputs) sums.finish(done);
+                    if (is_last) sums.finish(done);
                 }
             }
         }

@@ -35,9 +35,17 @@ void multiply_tiles(const Rows& rows, int64_t num_rows, const uint8_t* panel, in
             _tile_zero(3);
         }
         const int64_t lines_per_step = (ahead.num_lines + num_steps - 1) / num_steps;
+        const int64_t rows_per_step = (num_rows + num_steps - 1) / num_steps;
         const uint8_t* next = ahead.line;
+        const float* output = ahead.output.data;
+        int64_t rows_left = output ? num_rows : 0;
         for (int64_t step = 0; step < num_steps; ++step, panel += kStepBytes) {
             for (int64_t line = 0; line < lines_per_step; ++line, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+            for (int64_t row = std::min(rows_per_step, rows_left); row > 0; --row, output += ahead.output.stride) {
+                __builtin_prefetch(output, 1);
+                __builtin_prefetch(output + 16, 1);
+            }
+            rows_left -= rows_per_step;
             // Rows need not stay in the first cache, so that the panel does, for the next rows.
             _tile_stream_loadd(4, a + 64 * step, stride);
             _tile_loadd(6, panel, 64);
