@@ -25,7 +25,7 @@ from kernels.cpu.library import Ceilings, CpuKernels, load_kernels
 WEIGHTS = {"135m, gate and up": (576, 3072), "135m, down": (1536, 576), "0.6b, gate and up": (1024, 6144)}
 """Inputs and outputs."""
 
-NUM_ROWS = (1, 8, 32, 256)
+NUM_ROWS = (1, 8, 32, 64, 256)
 COPIES_BYTES = 96 << 20
 """Of all copies of a weight together, in bf16."""
 

@@ -16,8 +16,9 @@ constexpr int64_t kBlockTokens = 256;
 
 constexpr int64_t kOperandBytes = sizeof(Operand);
 
-// Below, the threads share each product, since every one of them would otherwise read all weights.
-constexpr int64_t kMinBlockTokens = 64;
+// Of a thread. Below, the threads share each product, since every one of them would otherwise read all weights; those of
+// int8 are half as many bytes, so that reading them twice is sooner less than handing each other all results.
+constexpr int64_t kMinBlockTokens = 112, kMinBlockTokensInt8 = 64;
 
 // Tokens [first, last), computed by a team; `row` is where the first one stands in what lies between two products.
 struct Range {
@@ -67,7 +68,8 @@ private:
     template <typename Each>
     void each_range(const Each& each) {
         const int64_t count = step_.num_tokens;
-        if (team_.size == 1 || count < kMinBlockTokens * team_.size) {
+        const int64_t least = is_quantized_ ? kMinBlockTokensInt8 : kMinBlockTokens;
+        if (team_.size == 1 || count < least * team_.size) {
             for (int64_t first = 0; first < count; first += kBlockTokens)
                 each(Range{first, std::min(first + kBlockTokens, count), 0, team_});
             return;
