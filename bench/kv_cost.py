@@ -33,6 +33,7 @@ WORK = (
     StepWork("decode, 8 rows at 512", 8, 511, 1),
     StepWork("decode, 32 rows at 300", 32, 299, 1),
     StepWork("decode, 1 row at 4096", 1, 4095, 1),
+    StepWork("prefill, 64 after 512", 1, 512, 64),
     StepWork("prefill of 2048", 1, 0, 2048),
     StepWork("prefill, 512 after 1536", 1, 1536, 512),
 )
