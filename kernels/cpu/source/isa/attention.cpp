@@ -5,6 +5,7 @@
 #include "attention_exact.h"
 #include "exp2.h"
 #if defined(TIERCEL_ISA_AMX)
+#include "attention_narrow.h"
 #include "attention_tiles.h"
 #include "tiles.h"
 #endif
@@ -20,8 +21,11 @@ struct ExactMath {
     static int64_t scratch_bytes(const PagedKv& kv) { return exact::scratch_bytes(kv); }
     static constexpr auto put_query = exact::put_query;
     static constexpr auto attend_split = exact::attend_split;
-    static void in_order(const PagedKv&, const float*, float*) {}
+    static void in_order(const PagedKv&, int64_t, const float*, float*) {}
     static constexpr bool kReorders = false;
+    struct Tiles {
+        void set(int64_t) {}
+    };
 };
 
 #if defined(TIERCEL_ISA_AMX)
@@ -32,8 +36,13 @@ struct TileMath {
     static int64_t scratch_bytes(const PagedKv& kv) { return tiled::scratch_bytes(kv); }
     static constexpr auto put_query = tiled::put_query;
     static constexpr auto attend_split = tiled::attend_split;
-    static void in_order(const PagedKv& kv, const float* from, float* to) { tiled::in_order(kv, from, to); }
+    static void in_order(const PagedKv& kv, int64_t columns, const float* from, float* to) {
+        tiled::in_order(kv, columns, from, to);
+    }
     static constexpr bool kReorders = true;
+    struct Tiles : ColumnTiles {
+        void set(int64_t columns) { ColumnTiles::set(tiled::narrow_columns(columns)); }
+    };
 };
 #endif
 
@@ -162,7 +171,7 @@ private:
             float* values = sum.values + column * value_floats_;
             const Vec inverse = Vec::of(1.0f / sum.sums[column]);
             for (int64_t d = 0; d < value_floats_; d += Vec::kLanes) (Vec::load(values + d) * inverse).store(values + d);
-            if constexpr (Math::kReorders) Math::in_order(kv_, values, row);
+            if constexpr (Math::kReorders) Math::in_order(kv_, unit_.num_columns, values, row);
             store_row(Math::kReorders ? row : values, out_.element, kv_.head_dim,
                       heads_row(out_, token(column), head(column)));
         }
@@ -186,8 +195,10 @@ void attend_with(const PagedKv& kv, int64_t layer, int64_t window, const AttnBat
     AttnTasks& tasks = work.tasks(window);
     const AttnTask* task_list = tasks.task_list();
     AttnUnit* units = tasks.unit_list();
+    typename Math::Tiles tiles;
     team.share(tasks.num_tasks(), [&](int64_t i) {
         const AttnTask& task = task_list[i];
+        tiles.set(units[task.unit].num_columns);
         UnitRun<Math>(kv, layer, window, batch, work, q, out, units[task.unit], team.thread)
             .run(task.first_split, task.last_split);
     });
