@@ -10,6 +10,7 @@ namespace tiercel::TIERCEL_ISA::tiled {
 namespace {
 
 constexpr int64_t kTileWords = kTile * kPairStep;
+constexpr int64_t kValueChunk = 128;  // tokens whose values are added at a time
 
 // Tiles: 0 is a full one, for rows of K or V; 1 queries, 2 scores, 3 weights, 4 to 7 values (`ColumnTiles`).
 // They are loaded behind the compiler's back.
@@ -56,10 +57,14 @@ public:
 
     void attend(const Partial& partial) {
         multiply_all_keys();
-        for (int64_t dim = 0; dim < dims_; dim += 64) {
-            if (dims_ - dim >= 64) multiply_all_values<4>(dim, partial.values);
-            else multiply_all_values<2>(dim, partial.values);
-        }
+        // Of all dimensions in turn, so that memory is read evenly; what a product adds to goes through the first cache.
+        const int64_t chunk = dims_ <= 64 ? kSplitTokens : kValueChunk;
+        for (int64_t t = first_; t < last_; t += chunk)
+            for (int64_t dim = 0; dim < dims_; dim += 64) {
+                const int64_t end = std::min(t + chunk, last_);
+                if (dims_ - dim >= 64) add_values<4>(t, end, dim, partial.values + dim);
+                else add_values<2>(t, end, dim, partial.values + dim);
+            }
         scores_.highest().store(partial.highest);
         scores_.total().store(partial.sums);
     }
@@ -81,24 +86,33 @@ private:
     void look_at(int64_t t) { scores_.look_at(raw_ + t * kColumns, t, has_scales_ ? kv_.key_factors() + t : nullptr); }
 
     template <int kTiles>
-    void multiply_all_values(int64_t dim, float* values) {
-        _tile_zero(4);
-        _tile_zero(5);
-        if constexpr (kTiles == 4) {
-            _tile_zero(6);
-            _tile_zero(7);
+    void add_values(int64_t first, int64_t last, int64_t dim, float* values) {
+        if (first == first_) {
+            _tile_zero(4);
+            _tile_zero(5);
+            if constexpr (kTiles == 4) {
+                _tile_zero(6);
+                _tile_zero(7);
+            }
+        } else {
+            _tile_loadd(4, values, dims_ * 4);
+            _tile_loadd(5, values + 16, dims_ * 4);
+            if constexpr (kTiles == 4) {
+                _tile_loadd(6, values + 32, dims_ * 4);
+                _tile_loadd(7, values + 48, dims_ * 4);
+            }
         }
-        const bf16* next = prepare(first_, dim);
-        for (int64_t t = first_; t < last_; t += kPairStep) {
+        const bf16* next = prepare(first, dim);
+        for (int64_t t = first; t < last; t += kPairStep) {
             const bf16* tiles = next;
-            if (t + kPairStep < last_) next = prepare(t + kPairStep, dim);
+            if (t + kPairStep < last) next = prepare(t + kPairStep, dim);
             multiply_values<kTiles>(weights_ + t * kColumns, tiles);
         }
-        _tile_stored(4, values + dim, dims_ * 4);
-        _tile_stored(5, values + dim + 16, dims_ * 4);
+        _tile_stored(4, values, dims_ * 4);
+        _tile_stored(5, values + 16, dims_ * 4);
         if constexpr (kTiles == 4) {
-            _tile_stored(6, values + dim + 32, dims_ * 4);
-            _tile_stored(7, values + dim + 48, dims_ * 4);
+            _tile_stored(6, values + 32, dims_ * 4);
+            _tile_stored(7, values + 48, dims_ * 4);
         }
     }
 

@@ -11,7 +11,7 @@ constexpr int64_t kTileWords = kTile * kPairStep;
 constexpr int64_t kValueDims = 64;  // of value_tiles()
 
 // How far ahead memory is asked for, in bytes.
-constexpr int64_t kBytesAhead = 8192;
+constexpr int64_t kBytesAhead = 16384;
 
 // A code that is plain, and in every element's type a finite number.
 constexpr uint8_t kAnyCode = 0x38;
@@ -24,8 +24,9 @@ struct AnyRow {
 };
 constexpr AnyRow kAnyRow;
 
-__m512i codes_of(const uint8_t* row, int64_t dim, int64_t count) {
-    return _mm512_mask_loadu_epi8(_mm512_set1_epi8(kAnyCode), first_bytes(count - dim), row + dim);
+// 64 codes of each of four rows. What the mask leaves out is any plain code.
+void load_codes(const uint8_t* const* rows, int64_t dim, __mmask64 mask, __m512i codes[4]) {
+    for (int i = 0; i < 4; ++i) codes[i] = _mm512_mask_loadu_epi8(_mm512_set1_epi8(kAnyCode), mask, rows[i] + dim);
 }
 
 // 64 dimensions of four rows of K, as two tiles' rows.
@@ -71,7 +72,7 @@ NarrowKv::NarrowKv(const Split& split, uint8_t* scratch)
       has_scales_(is_fp8(split.kv)), token_bytes_(row_bytes_ + (has_scales_ ? 2 : 0)), keys_(reinterpret_cast<bf16*>(scratch)), values_(keys_ + 2 * kTile * dims_),
       key_factors_(reinterpret_cast<float*>(values_ + 2 * 4 * kTileWords)),
       value_factors_(key_factors_ + kSplitTokens), ahead_token_(split.first_seen(0) / kTile * kTile) {
-    ask_ahead(kBytesAhead / 64);
+    ask_ahead(kBytesAhead);
 }
 
 int64_t NarrowKv::scratch_bytes(const PagedKv& kv) {
@@ -102,20 +103,31 @@ void NarrowKv::next_page_ahead() {
     ahead_token_ += number;
 }
 
-void NarrowKv::ask_ahead(int64_t lines) {
-    for (; lines > 0; --lines, ahead_ += 64) {
+void NarrowKv::ask_ahead(int64_t bytes) {
+    ahead_credit_ += bytes;
+    while (ahead_credit_ >= 64) {
         if (ahead_ >= ahead_end_) {
             next_page_ahead();
             if (ahead_ == nullptr) return;
         }
-        _mm_prefetch(reinterpret_cast<const char*>(ahead_), _MM_HINT_T1);
+        const uint8_t* line = ahead_;
+        const uint8_t* end = std::min(ahead_end_, line + ahead_credit_ / 64 * 64);
+        for (; line < end; line += 64) _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T1);
+        ahead_credit_ -= line - ahead_;
+        ahead_ = line;
     }
 }
 
 void NarrowKv::find_rows(bool is_value, int64_t t, int64_t number, const uint8_t** rows) const {
     const int64_t last = std::min(t + number, split_.count);
+    const __m512i first_eight = _mm512_mullo_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi64(row_bytes_));
     split_.runs(is_value, t, last, [&](const uint8_t* page, int64_t offset, int64_t from, int64_t count) {
-        for (int64_t i = 0; i < count; ++i) rows[from - t + i] = page + (offset + i) * row_bytes_;
+        // Whole vectors: what is written too far is overwritten by the next run, or lies behind the rows.
+        __m512i eight = _mm512_add_epi64(_mm512_set1_epi64(reinterpret_cast<long long>(page + offset * row_bytes_)), first_eight);
+        for (int64_t i = 0; i < count; i += 8) {
+            _mm512_storeu_si512(rows + from - t + i, eight);
+            eight = _mm512_add_epi64(eight, _mm512_set1_epi64(8 * row_bytes_));
+        }
     });
     for (int64_t i = std::max<int64_t>(0, last - t); i < number; ++i) rows[i] = kAnyRow.bytes;
 }
@@ -137,12 +149,12 @@ void NarrowKv::load_factors(bool is_value, int64_t t, int64_t number, float unit
 }
 
 NarrowKv::KeyTile NarrowKv::key_tile(int64_t t) {
-    ask_ahead((kTile * token_bytes_ + 63) / 64);
     if (has_scales_) load_factors(false, t, kTile, split_.score_scale, key_factors_);
     const int64_t count = split_.kv.head_dim;
-    const uint8_t* rows[kTile];
+    const uint8_t* rows[kTile + 7];
     if (in_place_) {
         // Pages are whole tiles, and splits start with one; a tile's tokens beyond the count are in the page.
+        ask_ahead(kTile * token_bytes_);
         find_rows(false, t, 1, rows);
         return {reinterpret_cast<const bf16*>(rows[0]), dims_ * 2, 32};
     }
@@ -150,16 +162,21 @@ NarrowKv::KeyTile NarrowKv::key_tile(int64_t t) {
     bf16* to = keys_ + t / kTile % 2 * kTile * dims_;
     with_element(split_.kv.element, [&](auto tag) {
         if constexpr (tag.value == Element::kFp8E4m3) {
-            for (int64_t i = 0; i < kTile; i += 4)
-                for (int64_t d = 0; d < dims_; d += 64) {
+            for (int64_t d = 0; d < dims_; d += 64) {
+                const __mmask64 mask = first_bytes(count - d);
+                for (int64_t i = 0; i < kTile; i += 4) {
                     __m512i codes[4];
-                    for (int j = 0; j < 4; ++j) codes[j] = codes_of(rows[i + j], d, count);
+                    ask_ahead(256);
+                    load_codes(rows + i, d, mask, codes);
                     widen_keys(widener_, codes, to + d * kTile + i * 32);
                 }
+            }
         } else {
-            for (int64_t i = 0; i < kTile; ++i)
+            for (int64_t i = 0; i < kTile; ++i) {
+                ask_ahead(token_bytes_);
                 for (int64_t d = 0; d < dims_; d += 32)
                     _mm512_store_si512(to + d * kTile + i * 32, words_of<tag.value>(rows[i], d, count));
+            }
         }
     });
     return {to, 64, kTileWords};
@@ -167,27 +184,27 @@ NarrowKv::KeyTile NarrowKv::key_tile(int64_t t) {
 
 const bf16* NarrowKv::value_tiles(int64_t t, int64_t dim) {
     const int64_t count = split_.kv.head_dim;
-    const uint8_t* rows[kPairStep];
+    const uint8_t* rows[kPairStep + 7];
     find_rows(true, t, kPairStep, rows);
-    if (dim == 0) {
-        ask_ahead((kPairStep * token_bytes_ + 63) / 64);
-        if (has_scales_) {
-            for (int64_t i = 0; i < kPairStep; i += 16) Vec::zero().store(value_factors_ + t + i);
-            load_factors(true, t, kPairStep, 1.0f, value_factors_);
-        }
+    if (dim == 0 && has_scales_) {
+        for (int64_t i = 0; i < kPairStep; i += 16) Vec::zero().store(value_factors_ + t + i);
+        load_factors(true, t, kPairStep, 1.0f, value_factors_);
     }
     bf16* to = values_ + t / kPairStep % 2 * 4 * kTileWords;
     with_element(split_.kv.element, [&](auto tag) {
         if constexpr (tag.value == Element::kFp8E4m3) {
+            const __mmask64 mask = first_bytes(count - dim);
             for (int64_t i = 0; i < kPairStep; i += 4) {
                 __m512i codes[4];
-                for (int j = 0; j < 4; ++j) codes[j] = codes_of(rows[i + j], dim, count);
+                ask_ahead(256);
+                load_codes(rows + i, dim, mask, codes);
                 widen_values(widener_, codes, to + i / 2 * 32);
             }
         } else {
             const int64_t last = std::min(dim + kValueDims, dims_);
-            for (int64_t i = 0; i < kPairStep; i += 2)
-                for (int64_t d = dim; d < last; d += 32) {
+            for (int64_t d = dim; d < last; d += 32)
+                for (int64_t i = 0; i < kPairStep; i += 2) {
+                    ask_ahead(64 * element_bytes(tag.value));
                     const __m512i even = words_of<tag.value>(rows[i], d, count);
                     const __m512i odd = words_of<tag.value>(rows[i + 1], d, count);
                     bf16* row = to + (d - dim) / 16 * kTileWords + i / 2 * 32;

@@ -38,7 +38,7 @@ public:
 private:
     // Memory is slow and pages are scattered, so what follows is brought to the second cache meanwhile: K, then V, then
     // the K of the tokens behind the split.
-    void ask_ahead(int64_t lines);
+    void ask_ahead(int64_t bytes);
     void next_page_ahead();
 
     // The rows of tokens [t, t + number); some constant finite row beyond the count.
@@ -57,6 +57,7 @@ private:
 
     const uint8_t* ahead_ = nullptr;  // the next line to ask for, and the page's end
     const uint8_t* ahead_end_ = nullptr;
+    int64_t ahead_credit_ = 0;        // bytes that are not asked for yet
     int64_t ahead_token_;             // of the next page; beyond the split it counts on
     bool ahead_is_value_ = false;
 };
