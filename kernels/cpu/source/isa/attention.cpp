@@ -23,6 +23,7 @@ struct ExactMath {
     static constexpr auto attend_split = exact::attend_split;
     static void in_order(const PagedKv&, int64_t, const float*, float*) {}
     static constexpr bool kReorders = false;
+    static constexpr bool kReadsAhead = false;
     struct Tiles {
         void set(int64_t) {}
     };
@@ -40,6 +41,7 @@ struct TileMath {
         tiled::in_order(kv, columns, from, to);
     }
     static constexpr bool kReorders = true;
+    static constexpr bool kReadsAhead = true;
     struct Tiles : ColumnTiles {
         void set(int64_t columns) { ColumnTiles::set(tiled::narrow_columns(columns)); }
     };
@@ -103,11 +105,11 @@ template <typename Math>
 class UnitRun {
 public:
     UnitRun(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work,
-            const Heads& q, const Heads& out, AttnUnit& unit, int64_t thread)
+            const Heads& q, const Heads& out, AttnUnit& unit, int64_t thread, PagesAhead& ahead)
         : kv_(kv), layer_(layer), window_(window), score_scale_(1.44269504f / std::sqrt(static_cast<float>(kv.head_dim))), batch_(batch), work_(work),
           q_(q), out_(out), unit_(unit), group_(work.shape().num_heads / kv.kv_heads),
           value_floats_(work.shape().value_floats),
-          buffers_(buffers_in<Math>(work.scratch(thread), kv, work.shape())) {}
+          buffers_(buffers_in<Math>(work.scratch(thread), kv, work.shape())), ahead_(ahead) {}
 
     void run(int64_t first_split, int64_t last_split) {
         load_queries();
@@ -155,7 +157,7 @@ private:
         const int64_t start = split * kSplitTokens, rest = batch_.context_lens[unit_.row] - start;
         const int64_t count = std::min(kSplitTokens, rest);
         Math::attend_split({kv_, batch_.block_table + unit_.row * batch_.table_stride, layer_, unit_.kv_head, start, count,
-                            split + 1 < last_split ? rest - count : 0, unit_.num_columns, buffers_.low, buffers_.high, score_scale_},
+                            split + 1 < last_split ? rest - count : 0, unit_.num_columns, buffers_.low, buffers_.high, score_scale_, &ahead_},
                            buffers_.queries, buffers_.split, into);
     }
 
@@ -187,7 +189,21 @@ private:
     AttnUnit& unit_;
     const int64_t group_, value_floats_;
     const Buffers buffers_;
+    PagesAhead& ahead_;
 };
+
+// What a task reads, unless it reads K and V more than once.
+PagesAhead::Stretch stretch_of(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, int64_t group,
+                               const AttnUnit& unit, const AttnTask& task) {
+    if (unit.num_columns > 16) return {};
+    const int64_t context = batch.context_lens[unit.row];
+    const int64_t first_query = context - (batch.query_starts[unit.row + 1] - batch.query_starts[unit.row]) +
+                                unit.first_column / group;
+    const int64_t last_query = first_query + (unit.first_column % group + unit.num_columns - 1) / group;
+    const int64_t low = window ? std::max<int64_t>(0, first_query - window + 1) : 0;
+    return {&kv, batch.block_table + unit.row * batch.table_stride, layer, unit.kv_head,
+            std::max(low, task.first_split * kSplitTokens), std::min(last_query + 1, task.last_split * kSplitTokens)};
+}
 
 template <typename Math>
 void attend_with(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work,
@@ -196,10 +212,18 @@ void attend_with(const PagedKv& kv, int64_t layer, int64_t window, const AttnBat
     const AttnTask* task_list = tasks.task_list();
     AttnUnit* units = tasks.unit_list();
     typename Math::Tiles tiles;
-    team.share(tasks.num_tasks(), [&](int64_t i) {
+    PagesAhead ahead;
+    const int64_t group = work.shape().num_heads / kv.kv_heads, count = tasks.num_tasks();
+    const auto stretch = [&](int64_t i) {
+        return stretch_of(kv, layer, window, batch, group, units[task_list[i].unit], task_list[i]);
+    };
+    team.share_ahead(count, [&](int64_t i, int64_t next) {
         const AttnTask& task = task_list[i];
-        tiles.set(units[task.unit].num_columns);
-        UnitRun<Math>(kv, layer, window, batch, work, q, out, units[task.unit], team.thread)
+        AttnUnit& unit = units[task.unit];
+        tiles.set(unit.num_columns);
+        if (Math::kReadsAhead && unit.num_columns <= 16)
+            ahead.begin(stretch(i), next < count ? stretch(next) : PagesAhead::Stretch());
+        UnitRun<Math>(kv, layer, window, batch, work, q, out, unit, team.thread, ahead)
             .run(task.first_split, task.last_split);
     });
 }

@@ -10,9 +10,6 @@ namespace {
 constexpr int64_t kTileWords = kTile * kPairStep;
 constexpr int64_t kValueDims = 64;  // of value_tiles()
 
-// How far ahead memory is asked for, in bytes.
-constexpr int64_t kBytesAhead = 16384;
-
 // A code that is plain, and in every element's type a finite number.
 constexpr uint8_t kAnyCode = 0x38;
 
@@ -71,51 +68,10 @@ NarrowKv::NarrowKv(const Split& split, uint8_t* scratch)
       in_place_(split.kv.element == Element::kBf16 && split.kv.head_dim == dims_ && split.kv.block_size % kTile == 0),
       has_scales_(is_fp8(split.kv)), token_bytes_(row_bytes_ + (has_scales_ ? 2 : 0)), keys_(reinterpret_cast<bf16*>(scratch)), values_(keys_ + 2 * kTile * dims_),
       key_factors_(reinterpret_cast<float*>(values_ + 2 * 4 * kTileWords)),
-      value_factors_(key_factors_ + kSplitTokens), ahead_token_(split.first_seen(0) / kTile * kTile) {
-    ask_ahead(kBytesAhead);
-}
+      value_factors_(key_factors_ + kSplitTokens) {}
 
 int64_t NarrowKv::scratch_bytes(const PagedKv& kv) {
     return 2 * kTile * padded_dims(kv) * 2 + 2 * 4 * kTileWords * 2 + 2 * kSplitTokens * 4;
-}
-
-void NarrowKv::next_page_ahead() {
-    const int64_t first_seen = split_.first_seen(0) / kTile * kTile;
-    if (ahead_token_ >= split_.count && !ahead_is_value_) {
-        ahead_is_value_ = true;
-        ahead_token_ = first_seen;
-    }
-    const bool is_next = ahead_is_value_ && ahead_token_ >= split_.count;
-    const int64_t last = is_next ? split_.count + split_.following : split_.count;
-    ahead_ = ahead_end_ = nullptr;
-    if (ahead_token_ >= last) return;
-    const PagedKv& kv = split_.kv;
-    const uint32_t position = static_cast<uint32_t>(split_.start + ahead_token_);
-    const uint32_t size = static_cast<uint32_t>(kv.block_size), offset = position % size;
-    const int64_t number = std::min<int64_t>(size - offset, last - ahead_token_);
-    const uint8_t* page = kv.page(split_.blocks[position / size], split_.layer, ahead_is_value_ && !is_next, split_.head);
-    ahead_ = page + offset * row_bytes_;
-    ahead_end_ = ahead_ + number * row_bytes_;
-    if (has_scales_) {
-        if (offset + number == size) ahead_end_ = page + kv.scales_offset_bytes + 2 * size;  // they follow the elements
-        else _mm_prefetch(reinterpret_cast<const char*>(page + kv.scales_offset_bytes + 2 * offset), _MM_HINT_T1);
-    }
-    ahead_token_ += number;
-}
-
-void NarrowKv::ask_ahead(int64_t bytes) {
-    ahead_credit_ += bytes;
-    while (ahead_credit_ >= 64) {
-        if (ahead_ >= ahead_end_) {
-            next_page_ahead();
-            if (ahead_ == nullptr) return;
-        }
-        const uint8_t* line = ahead_;
-        const uint8_t* end = std::min(ahead_end_, line + ahead_credit_ / 64 * 64);
-        for (; line < end; line += 64) _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T1);
-        ahead_credit_ -= line - ahead_;
-        ahead_ = line;
-    }
 }
 
 void NarrowKv::find_rows(bool is_value, int64_t t, int64_t number, const uint8_t** rows) const {
@@ -154,7 +110,7 @@ NarrowKv::KeyTile NarrowKv::key_tile(int64_t t) {
     const uint8_t* rows[kTile + 7];
     if (in_place_) {
         // Pages are whole tiles, and splits start with one; a tile's tokens beyond the count are in the page.
-        ask_ahead(kTile * token_bytes_);
+        split_.ahead->advance(kTile * token_bytes_);
         find_rows(false, t, 1, rows);
         return {reinterpret_cast<const bf16*>(rows[0]), dims_ * 2, 32};
     }
@@ -166,14 +122,14 @@ NarrowKv::KeyTile NarrowKv::key_tile(int64_t t) {
                 const __mmask64 mask = first_bytes(count - d);
                 for (int64_t i = 0; i < kTile; i += 4) {
                     __m512i codes[4];
-                    ask_ahead(256);
+                    split_.ahead->advance(4 * 64 + 8);
                     load_codes(rows + i, d, mask, codes);
                     widen_keys(widener_, codes, to + d * kTile + i * 32);
                 }
             }
         } else {
             for (int64_t i = 0; i < kTile; ++i) {
-                ask_ahead(token_bytes_);
+                split_.ahead->advance(token_bytes_);
                 for (int64_t d = 0; d < dims_; d += 32)
                     _mm512_store_si512(to + d * kTile + i * 32, words_of<tag.value>(rows[i], d, count));
             }
@@ -196,7 +152,7 @@ const bf16* NarrowKv::value_tiles(int64_t t, int64_t dim) {
             const __mmask64 mask = first_bytes(count - dim);
             for (int64_t i = 0; i < kPairStep; i += 4) {
                 __m512i codes[4];
-                ask_ahead(256);
+                split_.ahead->advance(4 * 64 + 8);
                 load_codes(rows + i, dim, mask, codes);
                 widen_values(widener_, codes, to + i / 2 * 32);
             }
@@ -204,7 +160,7 @@ const bf16* NarrowKv::value_tiles(int64_t t, int64_t dim) {
             const int64_t last = std::min(dim + kValueDims, dims_);
             for (int64_t d = dim; d < last; d += 32)
                 for (int64_t i = 0; i < kPairStep; i += 2) {
-                    ask_ahead(64 * element_bytes(tag.value));
+                    split_.ahead->advance(64 * element_bytes(tag.value));
                     const __m512i even = words_of<tag.value>(rows[i], d, count);
                     const __m512i odd = words_of<tag.value>(rows[i + 1], d, count);
                     bf16* row = to + (d - dim) / 16 * kTileWords + i / 2 * 32;

@@ -36,11 +36,6 @@ public:
     static void in_order(const PagedKv& kv, const float* from, float* to);
 
 private:
-    // Memory is slow and pages are scattered, so what follows is brought to the second cache meanwhile: K, then V, then
-    // the K of the tokens behind the split.
-    void ask_ahead(int64_t bytes);
-    void next_page_ahead();
-
     // The rows of tokens [t, t + number); some constant finite row beyond the count.
     void find_rows(bool is_value, int64_t t, int64_t number, const uint8_t** rows) const;
     void load_factors(bool is_value, int64_t t, int64_t number, float unit, float* factors) const;
@@ -54,12 +49,6 @@ private:
     float* key_factors_;    // [kSplitTokens]
     float* value_factors_;  // [kSplitTokens]
     const E4m3Widener widener_;
-
-    const uint8_t* ahead_ = nullptr;  // the next line to ask for, and the page's end
-    const uint8_t* ahead_end_ = nullptr;
-    int64_t ahead_credit_ = 0;        // bytes that are not asked for yet
-    int64_t ahead_token_;             // of the next page; beyond the split it counts on
-    bool ahead_is_value_ = false;
 };
 
 }  // namespace tiercel::TIERCEL_ISA::tiled
