@@ -148,7 +148,7 @@ void attend_columns(const Split& split, const uint8_t* queries, uint8_t* scratch
 }  // namespace
 
 int64_t narrow_scratch_bytes(const PagedKv& kv) {
-    return kSplitTokens * kMaxNarrowColumns * (4 + 2) + NarrowKv::scratch_bytes(kv);
+    return kSplitTokens * kFewColumns * (4 + 2) + NarrowKv::scratch_bytes(kv);
 }
 
 void put_narrow_query(const PagedKv& kv, const float* row, int64_t column, int64_t columns, uint8_t* queries) {

@@ -7,8 +7,6 @@
 #if defined(TIERCEL_ISA_AMX)
 namespace tiercel::TIERCEL_ISA::tiled {
 
-constexpr int64_t kMaxNarrowColumns = 16;
-
 // The columns of the tiles that so many columns are computed in.
 inline int narrow_columns(int64_t columns) { return columns <= 4 ? 4 : columns <= 8 ? 8 : 16; }
 

@@ -214,7 +214,7 @@ int64_t scratch_bytes(const PagedKv& kv) {
 }
 
 void put_query(const PagedKv& kv, const float* row, int64_t column, int64_t columns, uint8_t* queries) {
-    if (columns <= kMaxNarrowColumns) return put_narrow_query(kv, row, column, columns, queries);
+    if (columns <= kFewColumns) return put_narrow_query(kv, row, column, columns, queries);
     const int64_t dims = padded_dims(kv);
     bf16* tile = reinterpret_cast<bf16*>(queries) + column / kTile * kTile * dims;
     bf16* words = tile + column % kTile * dims;
@@ -224,7 +224,7 @@ void put_query(const PagedKv& kv, const float* row, int64_t column, int64_t colu
 }
 
 void attend_split(const Split& split, const uint8_t* queries, uint8_t* memory, const Partial& partial) {
-    if (split.columns <= kMaxNarrowColumns) return attend_narrow_split(split, queries, memory, partial);
+    if (split.columns <= kFewColumns) return attend_narrow_split(split, queries, memory, partial);
     const Scratch scratch{reinterpret_cast<float*>(memory),
                           reinterpret_cast<bf16*>(memory + 2 * kSplitTokens * kTile * 4)};
     TiledKv kv(split, memory + 2 * kSplitTokens * kTile * (4 + 2));
@@ -234,7 +234,7 @@ void attend_split(const Split& split, const uint8_t* queries, uint8_t* memory, c
 }
 
 void in_order(const PagedKv& kv, int64_t columns, const float* from, float* to) {
-    if (columns <= kMaxNarrowColumns) return narrow_in_order(kv, from, to);
+    if (columns <= kFewColumns) return narrow_in_order(kv, from, to);
     const int64_t dims = padded_dims(kv);
     if (!is_fp8(kv)) {
         std::memcpy(to, from, static_cast<size_t>(kv.head_dim * 4));

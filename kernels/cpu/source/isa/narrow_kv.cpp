@@ -23,6 +23,10 @@ constexpr AnyRow kAnyRow;
 
 // 64 codes of each of four rows. What the mask leaves out is any plain code.
 void load_codes(const uint8_t* const* rows, int64_t dim, __mmask64 mask, __m512i codes[4]) {
+    if (mask == ~0ull) {
+        for (int i = 0; i < 4; ++i) codes[i] = _mm512_loadu_si512(rows[i] + dim);
+        return;
+    }
     for (int i = 0; i < 4; ++i) codes[i] = _mm512_mask_loadu_epi8(_mm512_set1_epi8(kAnyCode), mask, rows[i] + dim);
 }
 

@@ -23,6 +23,7 @@ void PagesAhead::start(const Stretch& stretch) {
     stretch_ = stretch;
     first_ = token_ = stretch.first;
     last_ = std::min(stretch.last, (first_ / kSplitTokens + 1) * kSplitTokens);
+    head_ = stretch.head;
     is_value_ = false;
     line_ = end_ = nullptr;
 }
@@ -30,21 +31,22 @@ void PagesAhead::start(const Stretch& stretch) {
 bool PagesAhead::next_page() {
     line_ = end_ = nullptr;
     if (token_ >= last_) {
-        if (is_value_) {
-            if (last_ >= stretch_.last) {
-                if (next_.blocks == nullptr) {
-                    credit_ = 0;
-                    return false;
-                }
-                start(next_);
-                next_ = {};
-            } else {
-                first_ = last_;
-                last_ = std::min(stretch_.last, last_ + kSplitTokens);
-                is_value_ = false;
-            }
-        } else {
+        if (!is_value_) {
             is_value_ = true;
+        } else if (head_ + 1 < stretch_.head + stretch_.num_heads) {
+            ++head_;
+            is_value_ = false;
+        } else if (last_ < stretch_.last) {
+            first_ = last_;
+            last_ = std::min(stretch_.last, last_ + kSplitTokens);
+            head_ = stretch_.head;
+            is_value_ = false;
+        } else if (next_.blocks != nullptr) {
+            start(next_);
+            next_ = {};
+        } else {
+            credit_ = 0;
+            return false;
         }
         token_ = first_;
     }
@@ -53,7 +55,7 @@ bool PagesAhead::next_page() {
     const uint32_t offset = position % size;
     const int64_t number = std::min<int64_t>(size - offset, last_ - token_);
     const int64_t row_bytes = kv.head_dim * element_bytes(kv.element);
-    const uint8_t* page = kv.page(stretch_.blocks[position / size], stretch_.layer, is_value_, stretch_.head);
+    const uint8_t* page = kv.page(stretch_.blocks[position / size], stretch_.layer, is_value_, head_);
     line_ = page + offset * row_bytes;
     end_ = line_ + number * row_bytes;
     token_ += number;

@@ -12,11 +12,12 @@ namespace tiercel::TIERCEL_ISA {
 
 class PagesAhead {
 public:
-    // The tokens [first, last) of a K/V head of a row, read split by split: K, then V. Empty without blocks.
+    // The tokens [first, last) of some K/V heads of a row, read split by split and head by head: K, then V. Empty
+    // without blocks.
     struct Stretch {
         const PagedKv* kv = nullptr;
         const int32_t* blocks = nullptr;
-        int64_t layer = 0, head = 0, first = 0, last = 0;
+        int64_t layer = 0, head = 0, num_heads = 0, first = 0, last = 0;
     };
 
     // The thread begins to read `now`, and will go on with `next`.
@@ -41,6 +42,7 @@ private:
 
     Stretch stretch_, next_;
     int64_t first_ = 0, last_ = 0, token_ = 0;  // of the split; the next page's
+    int64_t head_ = 0;
     bool is_value_ = false;
     const uint8_t* line_ = nullptr;  // of the page
     const uint8_t* end_ = nullptr;
