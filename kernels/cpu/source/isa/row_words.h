@@ -15,6 +15,7 @@ inline __mmask32 first_words(int64_t count) { return count >= 32 ? ~0u : (1u << 
 template <Element kElement>
 inline __m512i words_of(const uint8_t* row, int64_t index, int64_t count) {
     if constexpr (kElement == Element::kBf16) {
+        if (count - index >= 32) return _mm512_loadu_si512(row + 2 * index);
         return _mm512_maskz_loadu_epi16(first_words(count - index), row + 2 * index);
     } else {
         alignas(64) bf16 words[32] = {};
