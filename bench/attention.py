@@ -1,7 +1,8 @@
 """Attention over paged blocks on this machine: decode as bytes of K and V per second beside its streaming bandwidth,
-prefill as operations per second beside torch's products; the torch backend beside it.
+prefill as operations per second beside torch's products; the torch backend beside it. And the writing of new K and V,
+quantised on the way where blocks are FP8, as bytes written per second beside those that a copy of memory writes.
 
-    python -m bench.attention [--seconds 0.3] [--only decode|prefill] [--quick true] [--json]
+    python -m bench.attention [--seconds 0.3] [--only decode|prefill|store] [--quick true] [--json]
 """
 
 import argparse
@@ -14,6 +15,8 @@ from dataclasses import asdict, dataclass
 import torch
 
 from kernels.attention.choice import choose_attention
+from kernels.attention.native import NativeAttention
+from kernels.attention.pages import PagedKv
 from kernels.attention.protocol import AttnBatch
 from kernels.cpu.library import load_kernels
 from kvstore.layout import BlockLayout
@@ -73,28 +76,50 @@ def batch_of(starts: Sequence[int], counts: Sequence[int], num_blocks: int, seed
     )
 
 
-def measure(name: str, shape: Heads, dtype: torch.dtype, starts: list[int], counts: list[int], seconds: float) -> float:
-    """Seconds of one layer. Layers are taken in turn, over a pool that is larger than what is read in one."""
+@dataclass(frozen=True)
+class Case:
+    """A step over all layers of a pool, which are taken in turn and together larger than any cache."""
+
+    pages: PagedKv
+    batch: AttnBatch
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+
+
+def case_of(shape: Heads, dtype: torch.dtype, starts: list[int], counts: list[int]) -> Case:
     per_layer = BlockLayout(1, shape.kv_heads, shape.head_dim, _BLOCK_SIZE, dtype).block_bytes
     num_blocks = sum(-(-(start + count) // _BLOCK_SIZE) for start, count in zip(starts, counts, strict=True))
     num_layers = max(1, _POOL_BYTES // (per_layer * num_blocks))
     layout = BlockLayout(num_layers, shape.kv_heads, shape.head_dim, _BLOCK_SIZE, dtype)
-    pool = layout.allocate(num_blocks, torch.device("cpu"))
-    pages = layout.pages(pool)
+    pages = layout.pages(layout.allocate(num_blocks, torch.device("cpu")))
     numbers = torch.randn(_BLOCK_SIZE, shape.head_dim)
     pages.elements.copy_(numbers.to(dtype) if pages.scales is None else (numbers * 100).to(dtype))
     if pages.scales is not None:
         pages.scales.fill_(0.01)
-    backend = choose_attention(pages, [None] * num_layers, torch.bfloat16, name)
-    batch = batch_of(starts, counts, num_blocks, seed=1)
     q, k, v = (
         torch.randn(sum(counts), heads, shape.head_dim).bfloat16()
         for heads in (shape.num_heads, shape.kv_heads, shape.kv_heads)
     )
-    plan = backend.plan(batch)
-    layers = itertools.cycle(range(num_layers))
-    with torch.inference_mode():
-        return seconds_per_call(lambda: backend.run(q, k, v, next(layers), plan), seconds)
+    return Case(pages, batch_of(starts, counts, num_blocks, seed=1), q, k, v)
+
+
+@torch.inference_mode()
+def attend(name: str, case: Case, seconds: float) -> float:
+    """Seconds of one layer, its writing included."""
+    backend = choose_attention(case.pages, [None] * case.pages.num_layers, torch.bfloat16, name)
+    plan = backend.plan(case.batch)
+    layers = itertools.cycle(range(case.pages.num_layers))
+    return seconds_per_call(lambda: backend.run(case.q, case.k, case.v, next(layers), plan), seconds)
+
+
+@torch.inference_mode()
+def write(case: Case, seconds: float) -> float:
+    """Seconds of one layer's writing."""
+    backend = NativeAttention(case.pages, [None] * case.pages.num_layers, torch.bfloat16, load_kernels())
+    plan = backend.plan(case.batch)
+    layers = itertools.cycle(range(case.pages.num_layers))
+    return seconds_per_call(lambda: backend.store(case.k, case.v, next(layers), plan), seconds)
 
 
 @dataclass(frozen=True)
@@ -122,7 +147,7 @@ HEADER = (
 
 
 def show(result: Result) -> None:
-    unit, size = ("GB/s", 1e9) if result.kind == "decode" else ("TFLOP/s", 1e12)
+    unit, size = ("TFLOP/s", 1e12) if result.kind == "prefill" else ("GB/s", 1e9)
     other = "" if result.torch_seconds is None else f"{result.torch_seconds * 1e6:.0f}"
     print(
         f"{result.kind:>7} {result.heads:>10} {result.pages:>5} {result.rows:>4} {result.start:>5} {result.new:>5} "
@@ -143,8 +168,9 @@ def result_of(
     options: Options,
 ) -> Result:
     """Measure one case; `work` is what it cannot do without, in the ceiling's unit."""
-    taken = measure("cpu", shape, DTYPES[pages], starts, counts, options.seconds)
-    other = None if options.quick else measure("torch", shape, DTYPES[pages], starts, counts, options.seconds)
+    case = case_of(shape, DTYPES[pages], starts, counts)
+    taken = attend("cpu", case, options.seconds)
+    other = None if options.quick else attend("torch", case, options.seconds)
     rate = work / taken
     return Result(
         kind, str(shape), pages, len(starts), starts[0], counts[0], taken, rate, ceiling, rate / ceiling, other
@@ -175,15 +201,26 @@ def prefill(options: Options) -> Iterator[Result]:
             yield result_of("prefill", shape, label, [start], [count], work, ceiling, options)
 
 
+def store(options: Options) -> Iterator[Result]:
+    """K and V that are written, FP8's scales included, beside the bytes that a copy of memory writes."""
+    ceiling = load_kernels().ceilings().copy_bytes_per_s
+    for shape, (label, dtype) in itertools.product(SHAPES, DTYPES.items()):
+        per_token = BlockLayout(1, shape.kv_heads, shape.head_dim, _BLOCK_SIZE, dtype).payload_bytes / _BLOCK_SIZE
+        for count in (2048,) if options.quick else (32, 512, 2048):
+            taken = write(case_of(shape, dtype, [0], [count]), options.seconds)
+            rate = per_token * count / taken
+            yield Result("store", str(shape), label, 1, 0, count, taken, rate, ceiling, rate / ceiling, None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.attention", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=0.3, help="for each figure")
-    parser.add_argument("--only", choices=("decode", "prefill"), default=None)
+    parser.add_argument("--only", choices=("decode", "prefill", "store"), default=None)
     parser.add_argument("--quick", type=lambda text: text == "true", default=False, help="few cases, without torch's")
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
     arguments = parser.parse_args()
     options = Options(arguments.seconds, arguments.quick)
-    cases = {"decode": decode, "prefill": prefill}
+    cases = {"decode": decode, "prefill": prefill, "store": store}
     results = []
     if not arguments.json:
         print(f"{load_kernels().isa}, {torch.get_num_threads()} threads\n{HEADER}")

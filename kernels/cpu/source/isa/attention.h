@@ -25,6 +25,9 @@ void write_kv(const PagedKv& kv, int64_t layer, const int64_t* write_slots, int6
 void attend(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work,
             const Heads& q, const Heads& out, Team& team);
 
+// A step's K and V of a layer, in a parallel region of their own.
+void write_layer(const PagedKv& kv, int64_t layer, const AttnBatch& batch, const Heads& k, const Heads& v);
+
 // A layer: write_kv and attend in a parallel region of their own.
 void attention_layer(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch,
                      AttnWork& work, const Heads& q, const Heads& k, const Heads& v, const Heads& out);

@@ -80,7 +80,15 @@ inline void with_element(Element element, const Task& task) {
 
 inline void load_row(const uint8_t* row, Element element, int64_t count, float* into) {
     with_element(element, [&](auto tag) {
-        for (int64_t i = 0; i < count; i += 8) _mm256_storeu_ps(into + i, load8<tag.value>(row, i));
+        int64_t i = 0;
+#if !defined(TIERCEL_ISA_AVX2)
+        // Whole vectors, as they will be read: a load waits long for the two stores of its halves.
+        for (; i + 16 <= count; i += 16) {
+            const __m512 low = _mm512_castps256_ps512(load8<tag.value>(row, i));
+            _mm512_storeu_ps(into + i, _mm512_insertf32x8(low, load8<tag.value>(row, i + 8), 1));
+        }
+#endif
+        for (; i < count; i += 8) _mm256_storeu_ps(into + i, load8<tag.value>(row, i));
     });
 }
 

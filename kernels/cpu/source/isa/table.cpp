@@ -18,6 +18,7 @@ const Kernels& kernels() {
         decoder_logits,
         attention_shape,
         attention_layer,
+        write_layer,
         stream_copy,
     };
     return table;
