@@ -109,6 +109,26 @@ def test_a_result_is_the_same_to_the_bit_in_any_batch_and_in_any_chunks(
 
 @pytest.mark.parametrize("name", NATIVE)
 @pytest.mark.parametrize("kv_dtype", KV_DTYPES)
+@pytest.mark.parametrize(
+    ("group", "head_dim"), [(1, 32), (2, 192), (3, 80), (4, 256), (5, 96), (8, 64), (12, 128), (16, 80)]
+)
+def test_single_tokens_give_to_the_bit_what_their_prompt_gives(
+    name: str, kv_dtype: torch.dtype, group: int, head_dim: int
+) -> None:
+    num_tokens = 600
+    layout = BlockLayout(1, 2, head_dim, 16, kv_dtype)
+    merged = random_heads(num_tokens, 2 * group + 4, head_dim, torch.bfloat16, group)
+    q, k, v = merged.split((2 * group, 2, 2), dim=1)
+    window = 200 if group % 2 else None
+    whole = attended_in_steps(name, torch.bfloat16, layout, window, (q, k, v), [], 0)
+    # Two tokens, of which some tiles have columns to spare, then one at a time over the end of a split.
+    cuts = [30, 32, 508, *range(509, 516), 599]
+    again = attended_in_steps(name, torch.bfloat16, layout, window, (q, k, v), cuts, 0)
+    assert torch.equal(again, whole)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
 def test_one_long_row_is_cut_between_threads(name: str, kv_dtype: torch.dtype, num_threads: int) -> None:
     assert torch.get_num_threads() == num_threads
     layout = BlockLayout(1, 1, 64, 16, kv_dtype)

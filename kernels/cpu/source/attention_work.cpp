@@ -10,6 +10,9 @@ namespace {
 // Tasks per thread to aim for where a unit has to be cut: enough to even out, few enough to cost nothing.
 constexpr int64_t kTasksPerThread = 6;
 
+// Tasks per thread below which a row's heads are not read together.
+constexpr int64_t kRowTasksPerThread = 4;
+
 }  // namespace
 
 Workspace::~Workspace() { std::free(data); }
@@ -76,29 +79,44 @@ int64_t AttnWork::cut(const AttnBatch& batch, AttnTasks& into, int64_t num_threa
             }
         }
     }
-    const int64_t fair = total / (num_threads * kTasksPerThread) + 1;
-    int64_t floats = 0;
-    for (size_t i = 0; i < into.units.size(); ++i) {
-        AttnUnit& unit = into.units[i];
-        const int64_t splits = unit.last_split - unit.first_split;
-        const int64_t split_cost = padded_columns(unit.num_columns);
+    const int64_t fair = total / (num_threads * kTasksPerThread) + 1, together = heads_together(into, num_threads);
+    int64_t floats = 0, num_units = 1;
+    for (size_t i = 0; i < into.units.size(); i += static_cast<size_t>(num_units)) {
+        const AttnUnit& first_unit = into.units[i];
+        num_units = first_unit.num_columns <= kFewColumns ? std::min(together, shape_.kv_heads - first_unit.kv_head) : 1;
+        const int64_t splits = first_unit.last_split - first_unit.first_split;
+        const int64_t split_cost = padded_columns(first_unit.num_columns) * num_units;
         int64_t per_task = splits;
-        if (num_threads > 1 && splits * split_cost > 2 * fair) per_task = std::max<int64_t>(1, fair / split_cost);
-        unit.num_tasks = static_cast<int32_t>((splits + per_task - 1) / per_task);
-        unit.tasks_left = unit.num_tasks;
-        if (unit.num_tasks > 1) {
+        if (num_threads > 1 && splits * split_cost > (num_units > 1 ? fair : 2 * fair))
+            per_task = std::max<int64_t>(1, fair / split_cost);
+        const int64_t num_tasks = (splits + per_task - 1) / per_task;
+        for (int64_t j = 0; j < num_units; ++j) {
+            AttnUnit& unit = into.units[i + static_cast<size_t>(j)];
+            unit.num_tasks = unit.tasks_left = static_cast<int32_t>(num_tasks);
             unit.partials = floats;
-            floats += splits * partial_floats(shape_, unit.num_columns);
+            if (num_tasks > 1) floats += splits * partial_floats(shape_, unit.num_columns);
+            else if (num_units > 1) floats += partial_floats(shape_, unit.num_columns);
         }
-        for (int64_t first = unit.first_split; first < unit.last_split; first += per_task) {
-            const int64_t last = std::min<int64_t>(first + per_task, unit.last_split);
-            into.tasks.push_back({static_cast<int32_t>(i), static_cast<int32_t>(first), static_cast<int32_t>(last),
-                                  (last - first) * split_cost});
+        for (int64_t first = first_unit.first_split; first < first_unit.last_split; first += per_task) {
+            const int64_t last = std::min<int64_t>(first + per_task, first_unit.last_split);
+            into.tasks.push_back({static_cast<int32_t>(i), static_cast<int32_t>(num_units), static_cast<int32_t>(first),
+                                  static_cast<int32_t>(last), (last - first) * split_cost});
         }
     }
     std::stable_sort(into.tasks.begin(), into.tasks.end(),
                      [](const AttnTask& a, const AttnTask& b) { return a.cost > b.cost; });
     return floats;
+}
+
+int64_t AttnWork::heads_together(const AttnTasks& tasks, int64_t num_threads) const {
+    int64_t row_splits = 0;
+    for (const AttnUnit& unit : tasks.units)
+        if (unit.kv_head == 0 && unit.num_columns <= kFewColumns) row_splits += unit.last_split - unit.first_split;
+    if (row_splits == 0) return 1;
+    int64_t groups = (shape_.kv_heads + shape_.max_units - 1) / shape_.max_units;
+    if (num_threads > 1) groups = std::max(groups, (kRowTasksPerThread * num_threads + row_splits - 1) / row_splits);
+    groups = std::min(groups, shape_.kv_heads);
+    return (shape_.kv_heads + groups - 1) / groups;
 }
 
 }  // namespace tiercel

@@ -17,7 +17,8 @@ constexpr int64_t kSplitTokens = 512;
 struct AttnShape {
     int64_t num_heads;
     int64_t kv_heads;
-    int64_t max_columns;       // of a task; a column is one query of one head
+    int64_t max_columns;       // of a unit; a column is one query of one head
+    int64_t max_units;         // of a task, where units have kFewColumns
     int64_t value_floats;      // of a column's result, padded
     int64_t scratch_bytes;     // per thread
     bool exact;                // fp32 throughout; else bf16 products where the instruction set has them
@@ -30,11 +31,13 @@ struct AttnUnit {
     int32_t first_split, last_split;  // [first, last), of those that any of the columns sees
     int32_t num_tasks;
     int32_t tasks_left;               // counted down by those that share the unit, and up again by the last
-    int64_t partials;                 // where its splits' results start, in floats; unused if num_tasks is 1
+    int64_t partials;                 // where its splits' results start, in floats: one if num_tasks is 1
 };
 
+// Consecutive units, the same splits of each: several where they are heads of the same few columns, whose pages are
+// neighbours.
 struct AttnTask {
-    int32_t unit;
+    int32_t unit, num_units;
     int32_t first_split, last_split;
     int64_t cost;
 };
@@ -80,14 +83,19 @@ public:
 private:
     // Returns the floats that the units' partial results need.
     int64_t cut(const AttnBatch& batch, AttnTasks& into, int64_t num_threads) const;
+    // The heads of a row that a task reads together.
+    int64_t heads_together(const AttnTasks& tasks, int64_t num_threads) const;
 
     AttnShape shape_{};
     std::vector<AttnTasks> by_window_;
     Workspace scratch_, partials_;
 };
 
+// As decode has them.
+constexpr int64_t kFewColumns = 16;
+
 // Columns as the kernels lay them out: whole vectors, and pairs of tiles where there are several.
-inline int64_t padded_columns(int64_t columns) { return columns <= 16 ? 16 : (columns + 31) / 32 * 32; }
+inline int64_t padded_columns(int64_t columns) { return columns <= kFewColumns ? kFewColumns : (columns + 31) / 32 * 32; }
 
 // A split's result: the highest score and the sum of exponentials of each column, then the weighted values.
 inline int64_t partial_floats(const AttnShape& shape, int64_t columns) {

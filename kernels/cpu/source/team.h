@@ -5,6 +5,7 @@
 #include <omp.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 
@@ -56,6 +57,19 @@ public:
             const int64_t i = state_.next_task.fetch_add(1, std::memory_order_relaxed);
             if (i >= count) return;
             task(i);
+        }
+    }
+
+    // Calls task(i, next) likewise, with the one that this thread will do next, or `count`: as long as there are many
+    // left, it is taken ahead.
+    template <typename Task>
+    void share_ahead(int64_t count, const Task& task) {
+        const auto take = [&] { return std::min(count, state_.next_task.fetch_add(1, std::memory_order_relaxed)); };
+        for (int64_t i = take(); i < count;) {
+            const bool many = i + 3 * size < count;
+            const int64_t next = many ? take() : count;
+            task(i, next);
+            i = many ? next : take();
         }
     }
 

@@ -5,6 +5,7 @@
 #include "attention_exact.h"
 #include "exp2.h"
 #if defined(TIERCEL_ISA_AMX)
+#include "attention_narrow.h"
 #include "attention_tiles.h"
 #include "tiles.h"
 #endif
@@ -14,32 +15,42 @@ namespace {
 
 // The two ways to compute a split behind one face.
 struct ExactMath {
-    static constexpr int64_t kMaxColumns = exact::kMaxColumns;
+    static constexpr int64_t kMaxColumns = exact::kMaxColumns, kMaxUnits = 1;
     static int64_t value_floats(const PagedKv& kv) { return exact::value_floats(kv); }
     static int64_t query_bytes(const PagedKv& kv) { return exact::query_bytes(kv); }
     static int64_t scratch_bytes(const PagedKv& kv) { return exact::scratch_bytes(kv); }
     static constexpr auto put_query = exact::put_query;
     static constexpr auto attend_split = exact::attend_split;
-    static void in_order(const PagedKv&, const float*, float*) {}
+    static void in_order(const PagedKv&, int64_t, const float*, float*) {}
     static constexpr bool kReorders = false;
+    static constexpr bool kReadsAhead = false;
+    struct Tiles {
+        void set(int64_t) {}
+    };
 };
 
 #if defined(TIERCEL_ISA_AMX)
 struct TileMath {
-    static constexpr int64_t kMaxColumns = tiled::kMaxColumns;
+    static constexpr int64_t kMaxColumns = tiled::kMaxColumns, kMaxUnits = kMaxColumns / kFewColumns;
     static int64_t value_floats(const PagedKv& kv) { return tiled::value_floats(kv); }
     static int64_t query_bytes(const PagedKv& kv) { return tiled::query_bytes(kv); }
     static int64_t scratch_bytes(const PagedKv& kv) { return tiled::scratch_bytes(kv); }
     static constexpr auto put_query = tiled::put_query;
     static constexpr auto attend_split = tiled::attend_split;
-    static void in_order(const PagedKv& kv, const float* from, float* to) { tiled::in_order(kv, from, to); }
+    static void in_order(const PagedKv& kv, int64_t columns, const float* from, float* to) {
+        tiled::in_order(kv, columns, from, to);
+    }
     static constexpr bool kReorders = true;
+    static constexpr bool kReadsAhead = true;
+    struct Tiles : ColumnTiles {
+        void set(int64_t columns) { ColumnTiles::set(tiled::narrow_columns(columns)); }
+    };
 };
 #endif
 
 template <typename Math>
 AttnShape shape_of(const PagedKv& kv, int64_t num_heads, bool exact) {
-    AttnShape shape{num_heads, kv.kv_heads, Math::kMaxColumns, Math::value_floats(kv), 0, exact};
+    AttnShape shape{num_heads, kv.kv_heads, Math::kMaxColumns, Math::kMaxUnits, Math::value_floats(kv), 0, exact};
     shape.scratch_bytes = round_up(2 * Math::kMaxColumns * 4, 64) + round_up(Math::query_bytes(kv), 64) +
                           2 * partial_floats(shape, Math::kMaxColumns) * 4 + round_up(Math::scratch_bytes(kv), 64);
     // Threads shall not meet in a page, nor in the same sets of a cache.
@@ -89,82 +100,105 @@ void merge(const Partial& sum, const Partial& part, int64_t columns, int64_t val
     }
 }
 
-// One task: some splits of a unit, and the unit's end where it is the last of its tasks.
+// One task: some splits of its units, and a unit's end where it is the last of its tasks.
 template <typename Math>
-class UnitRun {
+class TaskRun {
 public:
-    UnitRun(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work,
-            const Heads& q, const Heads& out, AttnUnit& unit, int64_t thread)
-        : kv_(kv), layer_(layer), window_(window), score_scale_(1.44269504f / std::sqrt(static_cast<float>(kv.head_dim))), batch_(batch), work_(work),
-          q_(q), out_(out), unit_(unit), group_(work.shape().num_heads / kv.kv_heads),
-          value_floats_(work.shape().value_floats),
-          buffers_(buffers_in<Math>(work.scratch(thread), kv, work.shape())) {}
+    TaskRun(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work, const Heads& q,
+            const Heads& out, AttnUnit* units, const AttnTask& task, int64_t thread, PagesAhead& ahead)
+        : kv_(kv), layer_(layer), window_(window),
+          score_scale_(1.44269504f / std::sqrt(static_cast<float>(kv.head_dim))), batch_(batch), work_(work), q_(q),
+          out_(out), units_(units + task.unit), task_(task), group_(work.shape().num_heads / kv.kv_heads),
+          value_floats_(work.shape().value_floats), buffers_(buffers_in<Math>(work.scratch(thread), kv, work.shape())),
+          ahead_(ahead) {}
 
-    void run(int64_t first_split, int64_t last_split) {
-        load_queries();
-        const Partial sum(buffers_.sum, unit_.num_columns), part(buffers_.part, unit_.num_columns);
-        if (unit_.num_tasks == 1) {
-            for (int64_t split = first_split; split < last_split; ++split) {
-                attend_split(split, last_split, split == first_split ? sum : part);
-                if (split > first_split) merge(sum, part, unit_.num_columns, value_floats_);
-            }
-            finish(sum);
-            return;
-        }
-        for (int64_t split = first_split; split < last_split; ++split) attend_split(split, last_split, partial(split));
-        if (__atomic_sub_fetch(&unit_.tasks_left, 1, __ATOMIC_ACQ_REL) > 0) return;
-        unit_.tasks_left = unit_.num_tasks;
-        const Partial merged = partial(unit_.first_split);
-        for (int64_t split = unit_.first_split + 1; split < unit_.last_split; ++split)
-            merge(merged, partial(split), unit_.num_columns, value_floats_);
-        finish(merged);
+    void run() {
+        load_bounds(units_[0]);
+        for (int64_t i = 0; i < task_.num_units; ++i) load_queries(units_[i], queries(i));
+        for (int64_t split = task_.first_split; split < task_.last_split; ++split)
+            for (int64_t i = 0; i < task_.num_units; ++i) attend_split(units_[i], queries(i), split);
+        for (int64_t i = 0; i < task_.num_units; ++i) end(units_[i]);
     }
 
 private:
-    int64_t token(int64_t column) const {
-        return batch_.query_starts[unit_.row] + (unit_.first_column + column) / group_;
+    int64_t token(const AttnUnit& unit, int64_t column) const {
+        return batch_.query_starts[unit.row] + (unit.first_column + column) / group_;
     }
-    int64_t head(int64_t column) const { return unit_.kv_head * group_ + (unit_.first_column + column) % group_; }
+    int64_t head(const AttnUnit& unit, int64_t column) const {
+        return unit.kv_head * group_ + (unit.first_column + column) % group_;
+    }
 
-    void load_queries() {
-        const int64_t columns = unit_.num_columns, padded = padded_columns(columns);
-        const int64_t last_token = batch_.query_starts[unit_.row + 1];
-        std::memset(buffers_.queries, 0, static_cast<size_t>(Math::query_bytes(kv_) * padded / Math::kMaxColumns));
-        alignas(64) float row[kMaxHeadDim];
-        for (int64_t column = 0; column < padded; ++column) {
-            const int64_t real = std::min(column, columns - 1);
-            const int64_t position = batch_.context_lens[unit_.row] - (last_token - token(real));
+    // Several units have few columns each.
+    uint8_t* queries(int64_t i) const {
+        return buffers_.queries + i * (Math::query_bytes(kv_) / Math::kMaxColumns * kFewColumns);
+    }
+
+    // What columns see, the same for all units of a task.
+    void load_bounds(const AttnUnit& unit) {
+        const int64_t columns = unit.num_columns, padded = padded_columns(columns);
+        const int64_t first = batch_.context_lens[unit.row] - batch_.query_starts[unit.row + 1];
+        for (int64_t column = 0; column < columns; ++column) {
+            const int64_t position = first + token(unit, column);
             buffers_.high[column] = static_cast<float>(position + 1);
             buffers_.low[column] = window_ ? static_cast<float>(std::max<int64_t>(0, position - window_ + 1)) : 0.0f;
-            if (column >= columns) continue;
-            load_row(heads_row(q_, token(column), head(column)), q_.element, kv_.head_dim, row);
-            Math::put_query(kv_, row, column, columns, buffers_.queries);
+        }
+        std::fill(buffers_.high + columns, buffers_.high + padded, buffers_.high[columns - 1]);
+        std::fill(buffers_.low + columns, buffers_.low + padded, buffers_.low[columns - 1]);
+    }
+
+    void load_queries(const AttnUnit& unit, uint8_t* into) {
+        const int64_t columns = unit.num_columns;
+        std::memset(into, 0, static_cast<size_t>(Math::query_bytes(kv_) * padded_columns(columns) / Math::kMaxColumns));
+        alignas(64) float row[kMaxHeadDim];
+        for (int64_t column = 0; column < columns; ++column) {
+            load_row(heads_row(q_, token(unit, column), head(unit, column)), q_.element, kv_.head_dim, row);
+            Math::put_query(kv_, row, column, columns, into);
         }
     }
 
-    void attend_split(int64_t split, int64_t last_split, const Partial& into) {
-        const int64_t start = split * kSplitTokens, rest = batch_.context_lens[unit_.row] - start;
+    void attend_split(const AttnUnit& unit, const uint8_t* queries, int64_t split) {
+        const int64_t start = split * kSplitTokens, rest = batch_.context_lens[unit.row] - start;
         const int64_t count = std::min(kSplitTokens, rest);
-        Math::attend_split({kv_, batch_.block_table + unit_.row * batch_.table_stride, layer_, unit_.kv_head, start, count,
-                            split + 1 < last_split ? rest - count : 0, unit_.num_columns, buffers_.low, buffers_.high, score_scale_},
-                           buffers_.queries, buffers_.split, into);
+        const bool is_first = split == task_.first_split || unit.num_tasks > 1;
+        const Partial into = !is_first ? Partial(buffers_.part, unit.num_columns)
+                             : unit.num_tasks > 1 ? partial(unit, split) : sum(unit);
+        Math::attend_split({kv_, batch_.block_table + unit.row * batch_.table_stride, layer_, unit.kv_head, start, count,
+                            split + 1 < task_.last_split ? rest - count : 0, unit.num_columns, buffers_.low,
+                            buffers_.high, score_scale_, &ahead_},
+                           queries, buffers_.split, into);
+        if (!is_first) merge(sum(unit), into, unit.num_columns, value_floats_);
     }
 
-    Partial partial(int64_t split) const {
-        return {work_.partials() + unit_.partials +
-                    (split - unit_.first_split) * partial_floats(work_.shape(), unit_.num_columns),
-                unit_.num_columns};
+    void end(AttnUnit& unit) {
+        if (unit.num_tasks == 1) return finish(unit, sum(unit));
+        if (__atomic_sub_fetch(&unit.tasks_left, 1, __ATOMIC_ACQ_REL) > 0) return;
+        unit.tasks_left = unit.num_tasks;
+        const Partial merged = partial(unit, unit.first_split);
+        for (int64_t split = unit.first_split + 1; split < unit.last_split; ++split)
+            merge(merged, partial(unit, split), unit.num_columns, value_floats_);
+        finish(unit, merged);
     }
 
-    void finish(const Partial& sum) {
+    // Of a unit that has no other task.
+    Partial sum(const AttnUnit& unit) const {
+        return task_.num_units > 1 ? partial(unit, unit.first_split) : Partial(buffers_.sum, unit.num_columns);
+    }
+
+    Partial partial(const AttnUnit& unit, int64_t split) const {
+        return {work_.partials() + unit.partials +
+                    (split - unit.first_split) * partial_floats(work_.shape(), unit.num_columns),
+                unit.num_columns};
+    }
+
+    void finish(const AttnUnit& unit, const Partial& sum) {
         alignas(64) float row[kMaxHeadDim];
-        for (int64_t column = 0; column < unit_.num_columns; ++column) {
+        for (int64_t column = 0; column < unit.num_columns; ++column) {
             float* values = sum.values + column * value_floats_;
             const Vec inverse = Vec::of(1.0f / sum.sums[column]);
             for (int64_t d = 0; d < value_floats_; d += Vec::kLanes) (Vec::load(values + d) * inverse).store(values + d);
-            if constexpr (Math::kReorders) Math::in_order(kv_, values, row);
+            if constexpr (Math::kReorders) Math::in_order(kv_, unit.num_columns, values, row);
             store_row(Math::kReorders ? row : values, out_.element, kv_.head_dim,
-                      heads_row(out_, token(column), head(column)));
+                      heads_row(out_, token(unit, column), head(unit, column)));
         }
     }
 
@@ -175,10 +209,25 @@ private:
     AttnWork& work_;
     const Heads& q_;
     const Heads& out_;
-    AttnUnit& unit_;
+    AttnUnit* const units_;
+    const AttnTask& task_;
     const int64_t group_, value_floats_;
     const Buffers buffers_;
+    PagesAhead& ahead_;
 };
+
+// What a task reads, unless its columns are so many that K and V are read more than once.
+PagesAhead::Stretch stretch_of(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, int64_t group,
+                               const AttnUnit& unit, const AttnTask& task) {
+    if (unit.num_columns > kFewColumns) return {};
+    const int64_t context = batch.context_lens[unit.row];
+    const int64_t first_query = context - (batch.query_starts[unit.row + 1] - batch.query_starts[unit.row]) +
+                                unit.first_column / group;
+    const int64_t last_query = first_query + (unit.first_column % group + unit.num_columns - 1) / group;
+    const int64_t low = window ? std::max<int64_t>(0, first_query - window + 1) : 0;
+    return {&kv, batch.block_table + unit.row * batch.table_stride, layer, unit.kv_head,
+            task.num_units, std::max(low, task.first_split * kSplitTokens), std::min(last_query + 1, task.last_split * kSplitTokens)};
+}
 
 template <typename Math>
 void attend_with(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work,
@@ -186,10 +235,19 @@ void attend_with(const PagedKv& kv, int64_t layer, int64_t window, const AttnBat
     AttnTasks& tasks = work.tasks(window);
     const AttnTask* task_list = tasks.task_list();
     AttnUnit* units = tasks.unit_list();
-    team.share(tasks.num_tasks(), [&](int64_t i) {
+    typename Math::Tiles tiles;
+    PagesAhead ahead;
+    const int64_t group = work.shape().num_heads / kv.kv_heads, count = tasks.num_tasks();
+    const auto stretch = [&](int64_t i) {
+        return stretch_of(kv, layer, window, batch, group, units[task_list[i].unit], task_list[i]);
+    };
+    team.share_ahead(count, [&](int64_t i, int64_t next) {
         const AttnTask& task = task_list[i];
-        UnitRun<Math>(kv, layer, window, batch, work, q, out, units[task.unit], team.thread)
-            .run(task.first_split, task.last_split);
+        const int64_t columns = units[task.unit].num_columns;
+        tiles.set(columns);
+        if (Math::kReadsAhead && columns <= kFewColumns)
+            ahead.begin(stretch(i), next < count ? stretch(next) : PagesAhead::Stretch());
+        TaskRun<Math>(kv, layer, window, batch, work, q, out, units, task, team.thread, ahead).run();
     });
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "attention.h"
+#include "pages_ahead.h"
 #include "rows.h"
 
 namespace tiercel::TIERCEL_ISA {
@@ -25,6 +26,7 @@ struct Split {
     const float* low;
     const float* high;
     float score_scale;  // log2(e) / sqrt(head_dim) or so: scores are to the base of 2
+    PagesAhead* ahead;  // stands where this split is read; only units of few columns have it advance
 
     // What some consecutive columns see of the split, as [first, last); empty if first >= last.
     int64_t first_seen(int64_t column) const { return std::max<int64_t>(0, int64_t(low[column]) - start); }

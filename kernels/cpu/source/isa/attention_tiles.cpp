@@ -1,6 +1,7 @@
 #include "../isa.h"
 
 #if defined(TIERCEL_ISA_AMX)
+#include "attention_narrow.h"
 #include "attention_tiles.h"
 #include "exp2.h"
 #include "tiled_kv.h"
@@ -21,34 +22,7 @@ struct Scratch {
     bf16* weights;   // [2][kSplitTokens / kPairStep][kTile][kPairStep]
 };
 
-// scores = K Q^T for 64 tokens and one tile of columns.
-void multiply_keys(const TiledKv& kv, int64_t step, int64_t num_steps, const bf16* q, float* scores) {
-    const bf16* k[4];
-    for (int i = 0; i < 4; ++i) k[i] = kv.key_tile(step + i * kTile);
-    const int64_t stride = kv.key_stride_bytes();
-    _tile_loadd(0, kZeros, 64);
-    _tile_loadd(1, kZeros, 64);
-    _tile_loadd(2, kZeros, 64);
-    _tile_loadd(3, kZeros, 64);
-    for (int64_t i = 0; i < num_steps; ++i) {
-        _tile_loadd(4, q + i * kTileWords, 64);
-        _tile_loadd(5, k[0] + i * 32, stride);
-        _tile_loadd(6, k[1] + i * 32, stride);
-        _tile_dpbf16ps(0, 5, 4);
-        _tile_dpbf16ps(1, 6, 4);
-        _tile_loadd(5, k[2] + i * 32, stride);
-        _tile_loadd(6, k[3] + i * 32, stride);
-        _tile_dpbf16ps(2, 5, 4);
-        _tile_dpbf16ps(3, 6, 4);
-    }
-    float* to = scores + step * kTile;
-    _tile_stored(0, to, 64);
-    _tile_stored(1, to + kTileFloats, 64);
-    _tile_stored(2, to + 2 * kTileFloats, 64);
-    _tile_stored(3, to + 3 * kTileFloats, 64);
-}
-
-// The same for two tiles of columns, the second one's queries and scores following the first's.
+// scores = K Q^T for 64 tokens and two tiles of columns, the second one's queries and scores following the first's.
 void multiply_keys_twice(const TiledKv& kv, int64_t step, int64_t num_steps, const bf16* q, float* scores) {
     const int64_t stride = kv.key_stride_bytes();
     for (int64_t t = step; t < step + kKeyStep; t += 2 * kTile) {
@@ -142,41 +116,7 @@ void weigh(const Split& split, const TiledKv& kv, int64_t column, int64_t first,
     for (int i = 0; i < kTile; ++i) _mm512_store_si512(weights + i * kPairStep, pairs[i]);
 }
 
-// values = P V for tokens [first, last) and one tile of columns, kTiles tiles of dimensions.
-template <int kTiles>
-void multiply_values(const TiledKv& kv, int64_t first, int64_t last, int64_t dim, const bf16* weights, float* values,
-                     int64_t width) {
-    static_assert(kTiles == 2 || kTiles == 4);
-    const int64_t stride = kv.value_stride_bytes();
-    _tile_loadd(0, kZeros, 64);
-    _tile_loadd(1, kZeros, 64);
-    if constexpr (kTiles == 4) {
-        _tile_loadd(2, kZeros, 64);
-        _tile_loadd(3, kZeros, 64);
-    }
-    for (int64_t t = first; t < last; t += kPairStep) {
-        const bf16* rows = kv.value_rows(t) + 2 * dim;
-        _tile_loadd(4, weights + t / kPairStep * kTileWords, 64);
-        _tile_loadd(5, rows, stride);
-        _tile_loadd(6, rows + 32, stride);
-        _tile_dpbf16ps(0, 4, 5);
-        _tile_dpbf16ps(1, 4, 6);
-        if constexpr (kTiles == 4) {
-            _tile_loadd(5, rows + 64, stride);
-            _tile_loadd(6, rows + 96, stride);
-            _tile_dpbf16ps(2, 4, 5);
-            _tile_dpbf16ps(3, 4, 6);
-        }
-    }
-    _tile_stored(0, values + dim, width * 4);
-    _tile_stored(1, values + dim + 16, width * 4);
-    if constexpr (kTiles == 4) {
-        _tile_stored(2, values + dim + 32, width * 4);
-        _tile_stored(3, values + dim + 48, width * 4);
-    }
-}
-
-// The same for two tiles of columns and two of dimensions.
+// values = P V for tokens [first, last), two tiles of columns and two of dimensions.
 void multiply_values_twice(const TiledKv& kv, int64_t first, int64_t last, int64_t dim, const bf16* weights,
                            float* values, int64_t width) {
     const int64_t stride = kv.value_stride_bytes();
@@ -220,8 +160,7 @@ void attend_block(const Split& split, TiledKv& kv, int64_t block, const bf16* qu
     for (Vec& score : highest) score = Vec::of(kNoScore);
     for (int64_t step = first; step < last; step += kKeyStep) {
         kv.fetch_keys(step);
-        if constexpr (kColumnTiles == 1) multiply_keys(kv, step, num_steps, q, scratch.scores);
-        else multiply_keys_twice(kv, step, num_steps, q, scratch.scores);
+        multiply_keys_twice(kv, step, num_steps, q, scratch.scores);
         for (int j = 0; j < kColumnTiles; ++j)
             highest[j] = highest_score(split, kv.key_factors(), block + j * kTile, step, step + kKeyStep, highest[j],
                                        scratch.scores + j * kSplitTokens * kTile);
@@ -237,14 +176,8 @@ void attend_block(const Split& split, TiledKv& kv, int64_t block, const bf16* qu
         sums[j].total().store(partial.sums + block + j * kTile);
     }
     float* values = partial.values + block * dims;
-    if constexpr (kColumnTiles == 2) {
-        for (int64_t dim = 0; dim < dims; dim += 32)
-            multiply_values_twice(kv, first, last, dim, scratch.weights, values, dims);
-    } else {
-        int64_t dim = 0;
-        for (; dim + 64 <= dims; dim += 64) multiply_values<4>(kv, first, last, dim, scratch.weights, values, dims);
-        if (dim < dims) multiply_values<2>(kv, first, last, dim, scratch.weights, values, dims);
-    }
+    for (int64_t dim = 0; dim < dims; dim += 32)
+        multiply_values_twice(kv, first, last, dim, scratch.weights, values, dims);
 }
 
 // Sixteen rows of queries, in place, to tiles [dims / 32][16 pairs of dimensions][16 columns], as the right operand.
@@ -276,10 +209,12 @@ int64_t value_floats(const PagedKv& kv) { return padded_dims(kv); }
 int64_t query_bytes(const PagedKv& kv) { return kMaxColumns * padded_dims(kv) * 2; }
 
 int64_t scratch_bytes(const PagedKv& kv) {
-    return 2 * kSplitTokens * kTile * 4 + 2 * kSplitTokens * kTile * 2 + TiledKv::scratch_bytes(kv);
+    return std::max(2 * kSplitTokens * kTile * 4 + 2 * kSplitTokens * kTile * 2 + TiledKv::scratch_bytes(kv),
+                    narrow_scratch_bytes(kv));
 }
 
 void put_query(const PagedKv& kv, const float* row, int64_t column, int64_t columns, uint8_t* queries) {
+    if (columns <= kFewColumns) return put_narrow_query(kv, row, column, columns, queries);
     const int64_t dims = padded_dims(kv);
     bf16* tile = reinterpret_cast<bf16*>(queries) + column / kTile * kTile * dims;
     bf16* words = tile + column % kTile * dims;
@@ -289,16 +224,17 @@ void put_query(const PagedKv& kv, const float* row, int64_t column, int64_t colu
 }
 
 void attend_split(const Split& split, const uint8_t* queries, uint8_t* memory, const Partial& partial) {
+    if (split.columns <= kFewColumns) return attend_narrow_split(split, queries, memory, partial);
     const Scratch scratch{reinterpret_cast<float*>(memory),
                           reinterpret_cast<bf16*>(memory + 2 * kSplitTokens * kTile * 4)};
     TiledKv kv(split, memory + 2 * kSplitTokens * kTile * (4 + 2));
     const bf16* q = reinterpret_cast<const bf16*>(queries);
-    if (split.columns <= kTile) return attend_block<1>(split, kv, 0, q, scratch, partial);
     for (int64_t block = 0; block < split.columns; block += 2 * kTile)
         attend_block<2>(split, kv, block, q, scratch, partial);
 }
 
-void in_order(const PagedKv& kv, const float* from, float* to) {
+void in_order(const PagedKv& kv, int64_t columns, const float* from, float* to) {
+    if (columns <= kFewColumns) return narrow_in_order(kv, from, to);
     const int64_t dims = padded_dims(kv);
     if (!is_fp8(kv)) {
         std::memcpy(to, from, static_cast<size_t>(kv.head_dim * 4));

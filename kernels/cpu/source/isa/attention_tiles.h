@@ -18,8 +18,8 @@ void put_query(const PagedKv& kv, const float* row, int64_t column, int64_t colu
 
 void attend_split(const Split& split, const uint8_t* queries, uint8_t* scratch, const Partial& partial);
 
-// A column's values of a partial in the order of the head's dimensions.
-void in_order(const PagedKv& kv, const float* from, float* to);
+// A column's values of a partial of `columns` in the order of the head's dimensions.
+void in_order(const PagedKv& kv, int64_t columns, const float* from, float* to);
 
 }  // namespace tiercel::TIERCEL_ISA::tiled
 #endif

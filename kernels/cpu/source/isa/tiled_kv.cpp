@@ -1,6 +1,7 @@
 #include "../isa.h"
 
 #if defined(TIERCEL_ISA_AMX)
+#include "row_words.h"
 #include "tiled_kv.h"
 #include "tiles.h"
 
@@ -10,61 +11,7 @@ namespace {
 // How far ahead memory is asked for, in groups of kKeyStep tokens.
 constexpr int64_t kGroupsAhead = 1;
 
-// The bf16 of each code without its sign.
-struct E4m3Table {
-    alignas(64) uint8_t low[128] = {}, high[128] = {};
-
-    constexpr E4m3Table() {
-        for (int code = 0; code < 128; ++code) {
-            int exponent = code >> 3, fraction = (code & 7) << 4;
-            int bits = 0;
-            if (code == 127) {
-                bits = 0x7fc0;
-            } else if (code != 0) {
-                if (exponent == 0) {
-                    for (exponent = 1; fraction < 128; --exponent) fraction *= 2;
-                    fraction -= 128;
-                }
-                bits = (exponent - 7 + 127) << 7 | fraction;
-            }
-            low[code] = static_cast<uint8_t>(bits & 255);
-            high[code] = static_cast<uint8_t>(bits >> 8);
-        }
-    }
-};
-constexpr E4m3Table kE4m3;
-
-__mmask64 first_bytes(int64_t count) { return count >= 64 ? ~0ull : (1ull << count) - 1; }
-__mmask32 first_words(int64_t count) { return count >= 32 ? ~0u : (1u << count) - 1; }
-
-// 32 elements from `index` on as bf16, zeros from `count` on. Not for FP8.
-template <Element kElement>
-__m512i words_of(const uint8_t* row, int64_t index, int64_t count) {
-    if constexpr (kElement == Element::kBf16) {
-        return _mm512_maskz_loadu_epi16(first_words(count - index), row + 2 * index);
-    } else {
-        alignas(64) bf16 words[32] = {};
-        for (int64_t i = 0; i < std::min<int64_t>(32, count - index); i += 8)
-            _mm_store_si128(reinterpret_cast<__m128i*>(words + i), to_bf16(load8<kElement>(row, index + i)));
-        return _mm512_load_si512(words);
-    }
-}
-
 }  // namespace
-
-E4m3Widener::E4m3Widener() {
-    for (int i = 0; i < 2; ++i) {
-        low_[i] = _mm512_load_si512(kE4m3.low + 64 * i);
-        high_[i] = _mm512_load_si512(kE4m3.high + 64 * i);
-    }
-}
-
-void E4m3Widener::in_order(const float* from, float* to) {
-    // Vector j has the dimensions 16 L + 4 j + (0..3) in its lane L of four floats.
-    for (int lane = 0; lane < 4; ++lane)
-        for (int j = 0; j < 4; ++j)
-            _mm_storeu_ps(to + 16 * lane + 4 * j, _mm_loadu_ps(from + 16 * j + 4 * lane));
-}
 
 TiledKv::TiledKv(const Split& split, uint8_t* scratch)
     : split_(split), dims_(padded_dims(split.kv)), row_bytes_(split.kv.head_dim * element_bytes(split.kv.element)),

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "attention_split.h"
+#include "e4m3_widener.h"
 
 namespace tiercel::TIERCEL_ISA::tiled {
 
@@ -17,46 +18,6 @@ inline bool is_fp8(const PagedKv& kv) { return kv.element == Element::kFp8E4m3; 
 
 // Dimensions with padding: of K's rows in bf16, and of V's.
 inline int64_t padded_dims(const PagedKv& kv) { return round_up(kv.head_dim, is_fp8(kv) ? 64 : 32); }
-
-// E4M3 to bf16, exactly: each code's two bytes come from a table, as AMX takes denormals for zero and the bits alone
-// would not do for E4M3's.
-class E4m3Widener {
-public:
-    E4m3Widener();
-
-    // 64 codes as their low and high bytes.
-    void bytes(__m512i codes, __m512i& low, __m512i& high) const {
-        low = _mm512_permutex2var_epi8(low_[0], codes, low_[1]);
-        const __m512i magnitude = _mm512_permutex2var_epi8(high_[0], codes, high_[1]);
-        // magnitude | (codes & sign)
-        high = _mm512_ternarylogic_epi64(magnitude, codes, _mm512_set1_epi8(-128), 0xf8);
-    }
-
-    // 64 elements of a row of K: the first eight of every sixteen, then the others.
-    void key(__m512i codes, bf16* to) const {
-        __m512i low, high;
-        bytes(codes, low, high);
-        _mm512_store_si512(to, _mm512_unpacklo_epi8(low, high));
-        _mm512_store_si512(to + 32, _mm512_unpackhi_epi8(low, high));
-    }
-
-    // Two tokens' rows of V, interleaved: 64 pairs.
-    void value_pair(__m512i even, __m512i odd, bf16* to) const {
-        __m512i low, high;
-        bytes(_mm512_unpacklo_epi8(even, odd), low, high);
-        _mm512_store_si512(to, _mm512_unpacklo_epi8(low, high));
-        _mm512_store_si512(to + 32, _mm512_unpackhi_epi8(low, high));
-        bytes(_mm512_unpackhi_epi8(even, odd), low, high);
-        _mm512_store_si512(to + 64, _mm512_unpacklo_epi8(low, high));
-        _mm512_store_si512(to + 96, _mm512_unpackhi_epi8(low, high));
-    }
-
-    // The result of such pairs: 64 floats to the order of the dimensions.
-    static void in_order(const float* from, float* to);
-
-private:
-    __m512i low_[2], high_[2];
-};
 
 class TiledKv {
 public:

@@ -9,23 +9,53 @@
 
 namespace tiercel::TIERCEL_ISA {
 
+namespace tiles {
+
+struct alignas(64) Config {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t column_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+
+    void load() const {
+        // GCC's intrinsic claims to read eight bytes only, so the others would not be stored.
+        asm volatile("" : : "r"(this) : "memory");
+        _tile_loadconfig(this);
+    }
+};
+
+}  // namespace tiles
+
 // Configures this thread's tiles as eight full ones while it lives, and releases them then: a thread that keeps tiles
 // pays for them at each context switch.
 class Tiles {
 public:
-    Tiles() {
-        struct alignas(64) {
-            uint8_t palette = 1, start_row = 0, reserved[14] = {};
-            uint16_t column_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-            uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-        } config;
-        // GCC's intrinsic claims to read eight bytes only, so the others would not be stored.
-        asm volatile("" : : "r"(&config) : "memory");
-        _tile_loadconfig(&config);
-    }
+    Tiles() { tiles::Config().load(); }
     ~Tiles() { _tile_release(); }
     Tiles(const Tiles&) = delete;
     Tiles& operator=(const Tiles&) = delete;
+};
+
+// While it lives, a thread that holds a `Tiles` may have some that are as narrow as a few columns of attention: 1 and 2
+// have 16 rows of so many floats, 3 to 7 so many rows of 64 bytes. 0 is a full one.
+class ColumnTiles {
+public:
+    ColumnTiles() = default;
+    ~ColumnTiles() { set(16); }
+    ColumnTiles(const ColumnTiles&) = delete;
+    ColumnTiles& operator=(const ColumnTiles&) = delete;
+
+    // Loses what is in the tiles where it changes anything, which takes some 200 cycles.
+    void set(int columns) {
+        if (columns == columns_) return;
+        columns_ = columns;
+        tiles::Config config;
+        config.column_bytes[1] = config.column_bytes[2] = static_cast<uint16_t>(4 * columns);
+        for (int i = 3; i < 8; ++i) config.rows[i] = static_cast<uint8_t>(columns);
+        config.load();
+    }
+
+private:
+    int columns_ = 16;
 };
 
 // The unit that multiplies tiles takes some thousand cycles longer for its next work once it has had none for some five

@@ -1,0 +1,68 @@
+// E4M3 to bf16.
+#pragma once
+
+#include <immintrin.h>
+
+#include "vec.h"
+
+namespace tiercel::TIERCEL_ISA::tiled {
+
+// Exactly. Nearly all codes are an affine map of their bits (gf2p8affineqb): the exponent's upper bits are copies of its
+// first or of its inverse. Denormals and NaN are not, and AMX takes denormals of bf16 for zero, so that no sum of bits
+// would do for them either: who meets one takes the bytes from a table.
+class E4m3Widener {
+public:
+    E4m3Widener();
+
+    // Two bytes of 64 codes, from the table.
+    void bytes(__m512i codes, __m512i& low, __m512i& high) const {
+        low = _mm512_permutex2var_epi8(low_[0], codes, low_[1]);
+        const __m512i magnitude = _mm512_permutex2var_epi8(high_[0], codes, high_[1]);
+        // magnitude | (codes & sign)
+        high = _mm512_ternarylogic_epi64(magnitude, codes, _mm512_set1_epi8(-128), 0xf8);
+    }
+
+    // The same for codes that are plain.
+    static void plain_bytes(__m512i codes, __m512i& low, __m512i& high) {
+        low = _mm512_gf2p8affine_epi64_epi8(codes, _mm512_set1_epi64(kLowMap), 0);
+        high = _mm512_gf2p8affine_epi64_epi8(codes, _mm512_set1_epi64(kHighMap), kHighInverted);
+    }
+
+    // Keeps in `least` what all_plain() asks for.
+    static void look_at(__m512i codes, __m512i& least) {
+        least = _mm512_min_epu8(least, _mm512_add_epi8(_mm512_add_epi8(codes, codes), _mm512_set1_epi8(2)));
+    }
+    // 2 code + 2 without the sign: up to 16 for zero and the denormals, 0 for NaN.
+    static bool all_plain(__m512i least) { return _mm512_cmple_epu8_mask(least, _mm512_set1_epi8(16)) == 0; }
+
+    // 64 elements of a row of K: the first eight of every sixteen, then the others.
+    void key(__m512i codes, bf16* to) const {
+        __m512i low, high;
+        bytes(codes, low, high);
+        _mm512_store_si512(to, _mm512_unpacklo_epi8(low, high));
+        _mm512_store_si512(to + 32, _mm512_unpackhi_epi8(low, high));
+    }
+
+    // Two tokens' rows of V, interleaved: 64 pairs.
+    void value_pair(__m512i even, __m512i odd, bf16* to) const {
+        __m512i low, high;
+        bytes(_mm512_unpacklo_epi8(even, odd), low, high);
+        _mm512_store_si512(to, _mm512_unpacklo_epi8(low, high));
+        _mm512_store_si512(to + 32, _mm512_unpackhi_epi8(low, high));
+        bytes(_mm512_unpackhi_epi8(even, odd), low, high);
+        _mm512_store_si512(to + 64, _mm512_unpacklo_epi8(low, high));
+        _mm512_store_si512(to + 96, _mm512_unpackhi_epi8(low, high));
+    }
+
+    // The result of such pairs: 64 floats to the order of the dimensions.
+    static void in_order(const float* from, float* to);
+
+private:
+    // A map's byte 7 - i is the mask of the code's bits that make bit i. Code: seeeemmm. bf16: s, e3, four times not e3,
+    // e2, e1; e0, m2, m1, m0, 0000.
+    static constexpr long long kHighMap = 0x1020404040404080, kLowMap = 0x01020408;
+    static constexpr int kHighInverted = 0x3c;
+    __m512i low_[2], high_[2];
+};
+
+}  // namespace tiercel::TIERCEL_ISA::tiled

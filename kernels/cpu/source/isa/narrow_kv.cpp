@@ -1,0 +1,194 @@
+#include "../isa.h"
+
+#if defined(TIERCEL_ISA_AMX)
+#include "narrow_kv.h"
+#include "row_words.h"
+
+namespace tiercel::TIERCEL_ISA::tiled {
+namespace {
+
+constexpr int64_t kTileWords = kTile * kPairStep;
+constexpr int64_t kValueDims = 64;  // of value_tiles()
+
+// A code that is plain, and in every element's type a finite number.
+constexpr uint8_t kAnyCode = 0x38;
+
+struct AnyRow {
+    alignas(64) uint8_t bytes[kMaxHeadDim * 4];
+    constexpr AnyRow() : bytes() {
+        for (uint8_t& byte : bytes) byte = kAnyCode;
+    }
+};
+constexpr AnyRow kAnyRow;
+
+// 64 codes of each of four rows. What the mask leaves out is any plain code.
+void load_codes(const uint8_t* const* rows, int64_t dim, __mmask64 mask, __m512i codes[4]) {
+    if (mask == ~0ull) {
+        for (int i = 0; i < 4; ++i) codes[i] = _mm512_loadu_si512(rows[i] + dim);
+        return;
+    }
+    for (int i = 0; i < 4; ++i) codes[i] = _mm512_mask_loadu_epi8(_mm512_set1_epi8(kAnyCode), mask, rows[i] + dim);
+}
+
+// 64 dimensions of four rows of K, as two tiles' rows.
+void widen_keys(const E4m3Widener& widener, const __m512i codes[4], bf16* to) {
+    __m512i low[4], high[4], least = _mm512_set1_epi8(-1);
+    for (int i = 0; i < 4; ++i) {
+        E4m3Widener::look_at(codes[i], least);
+        E4m3Widener::plain_bytes(codes[i], low[i], high[i]);
+    }
+    if (!E4m3Widener::all_plain(least))
+        for (int i = 0; i < 4; ++i) widener.bytes(codes[i], low[i], high[i]);
+    for (int i = 0; i < 4; ++i) {
+        _mm512_store_si512(to + i * 32, _mm512_unpacklo_epi8(low[i], high[i]));
+        _mm512_store_si512(to + kTileWords + i * 32, _mm512_unpackhi_epi8(low[i], high[i]));
+    }
+}
+
+// 64 dimensions of four rows of V, as two rows of four tiles.
+void widen_values(const E4m3Widener& widener, const __m512i codes[4], bf16* to) {
+    __m512i pairs[4], low[4], high[4], least = _mm512_set1_epi8(-1);
+    for (int i = 0; i < 4; i += 2) {
+        pairs[i] = _mm512_unpacklo_epi8(codes[i], codes[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_epi8(codes[i], codes[i + 1]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        E4m3Widener::look_at(codes[i], least);
+        E4m3Widener::plain_bytes(pairs[i], low[i], high[i]);
+    }
+    if (!E4m3Widener::all_plain(least))
+        for (int i = 0; i < 4; ++i) widener.bytes(pairs[i], low[i], high[i]);
+    for (int i = 0; i < 4; ++i) {
+        bf16* row = to + i % 2 * 2 * kTileWords + i / 2 * 32;
+        _mm512_store_si512(row, _mm512_unpacklo_epi8(low[i], high[i]));
+        _mm512_store_si512(row + kTileWords, _mm512_unpackhi_epi8(low[i], high[i]));
+    }
+}
+
+}  // namespace
+
+NarrowKv::NarrowKv(const Split& split, uint8_t* scratch)
+    : split_(split), dims_(padded_dims(split.kv)), row_bytes_(split.kv.head_dim * element_bytes(split.kv.element)),
+      in_place_(split.kv.element == Element::kBf16 && split.kv.head_dim == dims_ && split.kv.block_size % kTile == 0),
+      has_scales_(is_fp8(split.kv)), token_bytes_(row_bytes_ + (has_scales_ ? 2 : 0)), keys_(reinterpret_cast<bf16*>(scratch)), values_(keys_ + 2 * kTile * dims_),
+      key_factors_(reinterpret_cast<float*>(values_ + 2 * 4 * kTileWords)),
+      value_factors_(key_factors_ + kSplitTokens) {}
+
+int64_t NarrowKv::scratch_bytes(const PagedKv& kv) {
+    return 2 * kTile * padded_dims(kv) * 2 + 2 * 4 * kTileWords * 2 + 2 * kSplitTokens * 4;
+}
+
+void NarrowKv::find_rows(bool is_value, int64_t t, int64_t number, const uint8_t** rows) const {
+    const int64_t last = std::min(t + number, split_.count);
+    const __m512i first_eight = _mm512_mullo_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi64(row_bytes_));
+    split_.runs(is_value, t, last, [&](const uint8_t* page, int64_t offset, int64_t from, int64_t count) {
+        // Whole vectors: what is written too far is overwritten by the next run, or lies behind the rows.
+        __m512i eight = _mm512_add_epi64(_mm512_set1_epi64(reinterpret_cast<long long>(page + offset * row_bytes_)), first_eight);
+        for (int64_t i = 0; i < count; i += 8) {
+            _mm512_storeu_si512(rows + from - t + i, eight);
+            eight = _mm512_add_epi64(eight, _mm512_set1_epi64(8 * row_bytes_));
+        }
+    });
+    for (int64_t i = std::max<int64_t>(0, last - t); i < number; ++i) rows[i] = kAnyRow.bytes;
+}
+
+void NarrowKv::load_factors(bool is_value, int64_t t, int64_t number, float unit, float* factors) const {
+    split_.runs(is_value, t, std::min(t + number, split_.count),
+                [&](const uint8_t* page, int64_t offset, int64_t from, int64_t count) {
+        const uint8_t* scales = page + split_.kv.scales_offset_bytes + 2 * offset;
+        for (int64_t i = 0; i < count; i += 16) {
+            const __mmask16 mask = static_cast<__mmask16>(first_words(std::min<int64_t>(16, count - i)));
+            const __m512 scale = _mm512_castsi512_ps(
+                _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, scales + 2 * i)), 16));
+            // NaN where usable_scale() gives one.
+            const __mmask16 usable = _mm512_cmp_ps_mask(scale, _mm512_set1_ps(255.0f), _CMP_LE_OQ);
+            const __m512 checked = _mm512_mask_blend_ps(usable, _mm512_set1_ps(__builtin_nanf("")), scale);
+            _mm512_mask_storeu_ps(factors + from + i, mask, _mm512_mul_ps(_mm512_set1_ps(unit), checked));
+        }
+    });
+}
+
+NarrowKv::KeyTile NarrowKv::key_tile(int64_t t) {
+    if (has_scales_) load_factors(false, t, kTile, split_.score_scale, key_factors_);
+    const int64_t count = split_.kv.head_dim;
+    const uint8_t* rows[kTile + 7];
+    if (in_place_) {
+        // Pages are whole tiles, and splits start with one; a tile's tokens beyond the count are in the page.
+        split_.ahead->advance(kTile * token_bytes_);
+        find_rows(false, t, 1, rows);
+        return {reinterpret_cast<const bf16*>(rows[0]), dims_ * 2, 32};
+    }
+    find_rows(false, t, kTile, rows);
+    bf16* to = keys_ + t / kTile % 2 * kTile * dims_;
+    with_element(split_.kv.element, [&](auto tag) {
+        if constexpr (tag.value == Element::kFp8E4m3) {
+            for (int64_t d = 0; d < dims_; d += 64) {
+                const __mmask64 mask = first_bytes(count - d);
+                for (int64_t i = 0; i < kTile; i += 4) {
+                    __m512i codes[4];
+                    split_.ahead->advance(4 * 64 + 8);
+                    load_codes(rows + i, d, mask, codes);
+                    widen_keys(widener_, codes, to + d * kTile + i * 32);
+                }
+            }
+        } else {
+            for (int64_t i = 0; i < kTile; ++i) {
+                split_.ahead->advance(token_bytes_);
+                for (int64_t d = 0; d < dims_; d += 32)
+                    _mm512_store_si512(to + d * kTile + i * 32, words_of<tag.value>(rows[i], d, count));
+            }
+        }
+    });
+    return {to, 64, kTileWords};
+}
+
+const bf16* NarrowKv::value_tiles(int64_t t, int64_t dim) {
+    const int64_t count = split_.kv.head_dim;
+    const uint8_t* rows[kPairStep + 7];
+    find_rows(true, t, kPairStep, rows);
+    if (dim == 0 && has_scales_) {
+        for (int64_t i = 0; i < kPairStep; i += 16) Vec::zero().store(value_factors_ + t + i);
+        load_factors(true, t, kPairStep, 1.0f, value_factors_);
+    }
+    bf16* to = values_ + t / kPairStep % 2 * 4 * kTileWords;
+    with_element(split_.kv.element, [&](auto tag) {
+        if constexpr (tag.value == Element::kFp8E4m3) {
+            const __mmask64 mask = first_bytes(count - dim);
+            for (int64_t i = 0; i < kPairStep; i += 4) {
+                __m512i codes[4];
+                split_.ahead->advance(4 * 64 + 8);
+                load_codes(rows + i, dim, mask, codes);
+                widen_values(widener_, codes, to + i / 2 * 32);
+            }
+        } else {
+            const int64_t last = std::min(dim + kValueDims, dims_);
+            for (int64_t d = dim; d < last; d += 32)
+                for (int64_t i = 0; i < kPairStep; i += 2) {
+                    split_.ahead->advance(64 * element_bytes(tag.value));
+                    const __m512i even = words_of<tag.value>(rows[i], d, count);
+                    const __m512i odd = words_of<tag.value>(rows[i + 1], d, count);
+                    bf16* row = to + (d - dim) / 16 * kTileWords + i / 2 * 32;
+                    _mm512_store_si512(row, _mm512_unpacklo_epi16(even, odd));
+                    _mm512_store_si512(row + kTileWords, _mm512_unpackhi_epi16(even, odd));
+                }
+        }
+    });
+    return to;
+}
+
+void NarrowKv::in_order(const PagedKv& kv, const float* from, float* to) {
+    const int64_t dims = padded_dims(kv);
+    if (is_fp8(kv)) {
+        for (int64_t d = 0; d < dims; d += 64) E4m3Widener::in_order(from + d, to + d);
+        return;
+    }
+    // The first tile of two has, four by four, every other four dimensions.
+    for (int64_t d = 0; d < dims; d += 32)
+        for (int64_t i = 0; i < 16; i += 4) {
+            _mm_storeu_ps(to + d + 2 * i, _mm_loadu_ps(from + d + i));
+            _mm_storeu_ps(to + d + 2 * i + 4, _mm_loadu_ps(from + d + 16 + i));
+        }
+}
+
+}  // namespace tiercel::TIERCEL_ISA::tiled
+#endif

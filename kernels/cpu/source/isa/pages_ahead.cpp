@@ -1,0 +1,69 @@
+#include "pages_ahead.h"
+
+#include "rows.h"
+
+namespace tiercel::TIERCEL_ISA {
+namespace {
+
+// As much as memory delivers in twice its latency or so.
+constexpr int64_t kBytesAhead = 16384;
+
+}  // namespace
+
+void PagesAhead::begin(const Stretch& now, const Stretch& next) {
+    next_ = next;
+    const bool begun = now.blocks == stretch_.blocks && now.head == stretch_.head && now.first == stretch_.first;
+    if (begun) return;
+    start(now);
+    credit_ = 0;
+    advance(kBytesAhead);
+}
+
+void PagesAhead::start(const Stretch& stretch) {
+    stretch_ = stretch;
+    first_ = token_ = stretch.first;
+    last_ = std::min(stretch.last, (first_ / kSplitTokens + 1) * kSplitTokens);
+    head_ = stretch.head;
+    is_value_ = false;
+    line_ = end_ = nullptr;
+}
+
+bool PagesAhead::next_page() {
+    line_ = end_ = nullptr;
+    if (token_ >= last_) {
+        if (!is_value_) {
+            is_value_ = true;
+        } else if (head_ + 1 < stretch_.head + stretch_.num_heads) {
+            ++head_;
+            is_value_ = false;
+        } else if (last_ < stretch_.last) {
+            first_ = last_;
+            last_ = std::min(stretch_.last, last_ + kSplitTokens);
+            head_ = stretch_.head;
+            is_value_ = false;
+        } else if (next_.blocks != nullptr) {
+            start(next_);
+            next_ = {};
+        } else {
+            credit_ = 0;
+            return false;
+        }
+        token_ = first_;
+    }
+    const PagedKv& kv = *stretch_.kv;
+    const uint32_t size = static_cast<uint32_t>(kv.block_size), position = static_cast<uint32_t>(token_);
+    const uint32_t offset = position % size;
+    const int64_t number = std::min<int64_t>(size - offset, last_ - token_);
+    const int64_t row_bytes = kv.head_dim * element_bytes(kv.element);
+    const uint8_t* page = kv.page(stretch_.blocks[position / size], stretch_.layer, is_value_, head_);
+    line_ = page + offset * row_bytes;
+    end_ = line_ + number * row_bytes;
+    token_ += number;
+    if (kv.element == Element::kFp8E4m3) {
+        if (offset + number == size) end_ = page + kv.scales_offset_bytes + 2 * size;  // the scales follow the elements
+        else _mm_prefetch(reinterpret_cast<const char*>(page + kv.scales_offset_bytes + 2 * offset), _MM_HINT_T1);
+    }
+    return true;
+}
+
+}  // namespace tiercel::TIERCEL_ISA
