@@ -2,6 +2,7 @@
 
 #if defined(TIERCEL_ISA_AMX)
 #include "attention_tiles.h"
+#include "attention_wide.h"
 #include "exp2.h"
 #include "tiled_kv.h"
 #include "tiles.h"
@@ -17,9 +18,10 @@ constexpr int64_t kTileWords = kTile * kPairStep;
 alignas(64) constexpr float kZeros[kTileFloats] = {};
 
 struct Scratch {
-    float* scores;   // [column tiles of a block: 2][kSplitTokens][kTile]
-    bf16* weights;   // [2][kSplitTokens / kPairStep][kTile][kPairStep]
+    float* scores;   // [kSplitTokens][kTile]
+    bf16* weights;   // [kSplitTokens / kPairStep][kTile][kPairStep]
 };
+constexpr int64_t kNarrowScratchBytes = kSplitTokens * kTile * (4 + 2);
 
 // scores = K Q^T for 64 tokens and one tile of columns.
 void multiply_keys(const TiledKv& kv, int64_t step, int64_t num_steps, const bf16* q, float* scores) {
@@ -46,34 +48,6 @@ void multiply_keys(const TiledKv& kv, int64_t step, int64_t num_steps, const bf1
     _tile_stored(1, to + kTileFloats, 64);
     _tile_stored(2, to + 2 * kTileFloats, 64);
     _tile_stored(3, to + 3 * kTileFloats, 64);
-}
-
-// The same for two tiles of columns, the second one's queries and scores following the first's.
-void multiply_keys_twice(const TiledKv& kv, int64_t step, int64_t num_steps, const bf16* q, float* scores) {
-    const int64_t stride = kv.key_stride_bytes();
-    for (int64_t t = step; t < step + kKeyStep; t += 2 * kTile) {
-        const bf16* upper = kv.key_tile(t);
-        const bf16* lower = kv.key_tile(t + kTile);
-        _tile_loadd(0, kZeros, 64);
-        _tile_loadd(1, kZeros, 64);
-        _tile_loadd(2, kZeros, 64);
-        _tile_loadd(3, kZeros, 64);
-        for (int64_t i = 0; i < num_steps; ++i) {
-            _tile_loadd(4, q + i * kTileWords, 64);
-            _tile_loadd(5, q + (num_steps + i) * kTileWords, 64);
-            _tile_loadd(6, upper + i * 32, stride);
-            _tile_loadd(7, lower + i * 32, stride);
-            _tile_dpbf16ps(0, 6, 4);
-            _tile_dpbf16ps(1, 6, 5);
-            _tile_dpbf16ps(2, 7, 4);
-            _tile_dpbf16ps(3, 7, 5);
-        }
-        float* to = scores + t * kTile;
-        _tile_stored(0, to, 64);
-        _tile_stored(1, to + kSplitTokens * kTile, 64);
-        _tile_stored(2, to + kTileFloats, 64);
-        _tile_stored(3, to + kSplitTokens * kTile + kTileFloats, 64);
-    }
 }
 
 // True if these 16 columns see all of tokens [first, last).
@@ -176,75 +150,31 @@ void multiply_values(const TiledKv& kv, int64_t first, int64_t last, int64_t dim
     }
 }
 
-// The same for two tiles of columns and two of dimensions.
-void multiply_values_twice(const TiledKv& kv, int64_t first, int64_t last, int64_t dim, const bf16* weights,
-                           float* values, int64_t width) {
-    const int64_t stride = kv.value_stride_bytes();
-    _tile_loadd(0, kZeros, 64);
-    _tile_loadd(1, kZeros, 64);
-    _tile_loadd(2, kZeros, 64);
-    _tile_loadd(3, kZeros, 64);
-    for (int64_t t = first; t < last; t += kPairStep) {
-        const bf16* rows = kv.value_rows(t) + 2 * dim;
-        const bf16* p = weights + t / kPairStep * kTileWords;
-        _tile_loadd(4, p, 64);
-        _tile_loadd(5, p + kSplitTokens * kTile, 64);
-        _tile_loadd(6, rows, stride);
-        _tile_loadd(7, rows + 32, stride);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-    float* lower = values + kTile * width;
-    _tile_stored(0, values + dim, width * 4);
-    _tile_stored(1, values + dim + 16, width * 4);
-    _tile_stored(2, lower + dim, width * 4);
-    _tile_stored(3, lower + dim + 16, width * 4);
-}
-
-// The columns [block, block + 16 kColumnTiles).
-template <int kColumnTiles>
-void attend_block(const Split& split, TiledKv& kv, int64_t block, const bf16* queries, const Scratch& scratch,
-                  const Partial& partial) {
-    constexpr int64_t kBlock = kColumnTiles * kTile;
+// At most 16 columns.
+void attend_narrow(const Split& split, TiledKv& kv, const bf16* queries, const Scratch& scratch, const Partial& partial) {
     const int64_t dims = padded_dims(split.kv), num_steps = dims / 32;
-    const int64_t first = split.first_seen(block) / kKeyStep * kKeyStep, last = split.last_seen(block + kBlock - 1);
+    const int64_t first = split.first_seen(0) / kKeyStep * kKeyStep, last = split.last_seen(kTile - 1);
     if (first >= last) {
-        clear_columns(partial, block, block + kBlock, dims);
+        clear_columns(partial, 0, kTile, dims);
         return;
     }
-    const bf16* q = queries + block * dims;
-    Vec highest[kColumnTiles];
-    Sums sums[kColumnTiles];
-    for (Vec& score : highest) score = Vec::of(kNoScore);
+    Vec highest = Vec::of(kNoScore);
     for (int64_t step = first; step < last; step += kKeyStep) {
         kv.fetch_keys(step);
-        if constexpr (kColumnTiles == 1) multiply_keys(kv, step, num_steps, q, scratch.scores);
-        else multiply_keys_twice(kv, step, num_steps, q, scratch.scores);
-        for (int j = 0; j < kColumnTiles; ++j)
-            highest[j] = highest_score(split, kv.key_factors(), block + j * kTile, step, step + kKeyStep, highest[j],
-                                       scratch.scores + j * kSplitTokens * kTile);
+        multiply_keys(kv, step, num_steps, queries, scratch.scores);
+        highest = highest_score(split, kv.key_factors(), 0, step, step + kKeyStep, highest, scratch.scores);
     }
+    Sums sums;
     for (int64_t step = first; step < last; step += kPairStep) {
         kv.fetch_values(step);
-        for (int j = 0; j < kColumnTiles; ++j)
-            weigh(split, kv, block + j * kTile, step, scratch.scores + (j * kSplitTokens + step) * kTile, highest[j],
-                  sums[j], scratch.weights + j * kSplitTokens * kTile + step / kPairStep * kTileWords);
+        weigh(split, kv, 0, step, scratch.scores + step * kTile, highest, sums,
+              scratch.weights + step / kPairStep * kTileWords);
     }
-    for (int j = 0; j < kColumnTiles; ++j) {
-        highest[j].store(partial.highest + block + j * kTile);
-        sums[j].total().store(partial.sums + block + j * kTile);
-    }
-    float* values = partial.values + block * dims;
-    if constexpr (kColumnTiles == 2) {
-        for (int64_t dim = 0; dim < dims; dim += 32)
-            multiply_values_twice(kv, first, last, dim, scratch.weights, values, dims);
-    } else {
-        int64_t dim = 0;
-        for (; dim + 64 <= dims; dim += 64) multiply_values<4>(kv, first, last, dim, scratch.weights, values, dims);
-        if (dim < dims) multiply_values<2>(kv, first, last, dim, scratch.weights, values, dims);
-    }
+    highest.store(partial.highest);
+    sums.total().store(partial.sums);
+    int64_t dim = 0;
+    for (; dim + 64 <= dims; dim += 64) multiply_values<4>(kv, first, last, dim, scratch.weights, partial.values, dims);
+    if (dim < dims) multiply_values<2>(kv, first, last, dim, scratch.weights, partial.values, dims);
 }
 
 // Sixteen rows of queries, in place, to tiles [dims / 32][16 pairs of dimensions][16 columns], as the right operand.
@@ -276,7 +206,7 @@ int64_t value_floats(const PagedKv& kv) { return padded_dims(kv); }
 int64_t query_bytes(const PagedKv& kv) { return kMaxColumns * padded_dims(kv) * 2; }
 
 int64_t scratch_bytes(const PagedKv& kv) {
-    return 2 * kSplitTokens * kTile * 4 + 2 * kSplitTokens * kTile * 2 + TiledKv::scratch_bytes(kv);
+    return std::max(kNarrowScratchBytes, wide_scratch_bytes(kv)) + TiledKv::scratch_bytes(kv);
 }
 
 void put_query(const PagedKv& kv, const float* row, int64_t column, int64_t columns, uint8_t* queries) {
@@ -285,17 +215,18 @@ void put_query(const PagedKv& kv, const float* row, int64_t column, int64_t colu
     bf16* words = tile + column % kTile * dims;
     for (int64_t d = 0; d < kv.head_dim; d += 8)
         _mm_store_si128(reinterpret_cast<__m128i*>(words + d), to_bf16(_mm256_loadu_ps(row + d)));
-    if (column % kTile == kTile - 1 || column == columns - 1) pack_queries(kv, tile);
+    if (column % kTile < kTile - 1 && column < columns - 1) return;
+    if (columns <= kTile) pack_queries(kv, tile);
+    else order_queries(kv, tile);
 }
 
 void attend_split(const Split& split, const uint8_t* queries, uint8_t* memory, const Partial& partial) {
-    const Scratch scratch{reinterpret_cast<float*>(memory),
-                          reinterpret_cast<bf16*>(memory + 2 * kSplitTokens * kTile * 4)};
-    TiledKv kv(split, memory + 2 * kSplitTokens * kTile * (4 + 2));
+    TiledKv kv(split, memory);
+    memory += TiledKv::scratch_bytes(split.kv);
     const bf16* q = reinterpret_cast<const bf16*>(queries);
-    if (split.columns <= kTile) return attend_block<1>(split, kv, 0, q, scratch, partial);
-    for (int64_t block = 0; block < split.columns; block += 2 * kTile)
-        attend_block<2>(split, kv, block, q, scratch, partial);
+    if (split.columns > kTile) return attend_wide(split, kv, q, memory, partial);
+    const Scratch scratch{reinterpret_cast<float*>(memory), reinterpret_cast<bf16*>(memory + kSplitTokens * kTile * 4)};
+    attend_narrow(split, kv, q, scratch, partial);
 }
 
 void in_order(const PagedKv& kv, const float* from, float* to) {

@@ -1,0 +1,267 @@
+#include "../isa.h"
+
+#if defined(TIERCEL_ISA_AMX)
+#include "attention_wide.h"
+#include "exp2.h"
+#include "tile_products.h"
+#include "transpose.h"
+
+namespace tiercel::TIERCEL_ISA::tiled {
+namespace {
+
+// Tiles of columns that go through a split together: a chunk of K and V comes to the first cache once for all of them.
+constexpr int kGroup = 4;
+
+constexpr int64_t kTileFloats = kTile * kTile;
+constexpr int64_t kGroupFloats = kGroup * (kSplitTokens * kTile + 2 * kTileFloats + kTile);
+constexpr int64_t kWeightWords = kTile * kChunkTokens;
+
+// Sixteen columns on their way through a split.
+struct ColumnTile {
+    int64_t column = 0;
+    int64_t first = 0, last = 0;  // tokens of the split that any of them sees
+    float* scores = nullptr;      // [chunks][kGroup][16 columns][kChunkTokens], from this tile's on
+    float* highest = nullptr;     // [16 columns][16], by place in sixteen; K's scales are in it, score_scale alone is not
+    float* sums = nullptr;        // [16 columns][16], likewise
+    float* lowered = nullptr;     // [16 columns], 0 - the highest score
+
+    float* scores_of(int64_t chunk) const { return scores + chunk / kChunkTokens * kGroup * kChunkScores; }
+    bool sees(int64_t chunk) const { return first < chunk + kChunkTokens && chunk < last; }
+    Steps steps(int64_t chunk) const {
+        return {std::max<int64_t>(0, first - chunk) / kPairStep,
+                (std::min(last - chunk, kChunkTokens) + kPairStep - 1) / kPairStep};
+    }
+};
+
+// A tile's scores of a chunk.
+struct Scores {
+    const ColumnTile* columns = nullptr;
+    int64_t chunk = 0;
+    Steps steps;
+    bool all_seen = false;
+};
+
+// What a chunk's vectors of one column need to know: which tokens the column sees.
+struct Seen {
+    Vec position, low, high;
+
+    Seen(const Split& split, int64_t column, int64_t chunk)
+        : position{_mm512_add_ps(_mm512_set1_ps(static_cast<float>(split.start + chunk)),
+                                 _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0))},
+          low(Vec::of(split.low[column])), high(Vec::of(split.high[column])) {}
+    Vec or_hidden(Vec score, int64_t t) const {
+        return seen_or_hidden(score, position + Vec::of(static_cast<float>(t)), low, high);
+    }
+};
+
+Vec total_of(const float* by_place, Vec (*both)(Vec, Vec)) {
+    __m512i rows[kTile];
+    for (int i = 0; i < kTile; ++i) rows[i] = _mm512_load_si512(by_place + i * kTile);
+    transpose16(rows);
+    Vec sums[kTile];
+    for (int i = 0; i < kTile; ++i) sums[i] = {_mm512_castsi512_ps(rows[i])};
+    for (int half = kTile / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) sums[i] = both(sums[i], sums[i + half]);
+    return sums[0];
+}
+
+// The unit that multiplies tiles and those that work on vectors are kept busy at the same time: while a tile of columns has
+// its scores of a chunk weighed, another one's products P V are made and a third one's Q K^T, whose scores take the
+// place of such as have been weighed.
+template <bool kScaled>
+class WideSplit {
+public:
+    WideSplit(const Split& split, TiledKv& kv, const bf16* queries, uint8_t* memory, const Partial& partial)
+        : split_(split), kv_(kv), queries_(queries), partial_(partial), dims_(padded_dims(split.kv)),
+          keys_(kv, split.kv, memory) {
+        float* scores = reinterpret_cast<float*>(memory + PackedKeys::scratch_bytes(split.kv));
+        float* others = scores + kGroup * kSplitTokens * kTile;
+        for (int i = 0; i < kGroup; ++i, others += 2 * kTileFloats + kTile) {
+            next_[i].scores = scores + i * kChunkScores;
+            next_[i].highest = others;
+            next_[i].sums = others + kTileFloats;
+            next_[i].lowered = others + 2 * kTileFloats;
+        }
+        weights_[0] = reinterpret_cast<bf16*>(others);
+        weights_[1] = weights_[0] + kWeightWords;
+    }
+
+    void run() {
+        const int64_t num_tiles = (split_.columns + kTile - 1) / kTile;
+        start_group(0, num_tiles);
+        for (int64_t tile = 0;; tile += kGroup) {
+            for (int64_t chunk = 0; chunk < split_.count; chunk += kChunkTokens)
+                for (int i = 0; i < kGroup; ++i) {
+                    if (now_[i].sees(chunk)) weigh(now_[i], chunk);
+                    if (next_[i].sees(chunk)) multiply_keys(next_[i], chunk);
+                }
+            pass();
+            pass();
+            for (const ColumnTile& columns : now_) end(columns);
+            if (tile >= num_tiles) return;
+            for (const ColumnTile& columns : next_) settle_highest(columns);
+            std::copy_n(next_, kGroup, now_);
+            start_group(tile + kGroup, num_tiles);
+        }
+    }
+
+private:
+    void start_group(int64_t tile, int64_t num_tiles) {
+        for (int64_t i = 0; i < kGroup; ++i) {
+            ColumnTile& columns = next_[i];
+            columns.column = (tile + i) * kTile;
+            columns.first = columns.last = 0;
+            if (tile + i >= num_tiles) continue;
+            const int64_t first = split_.first_seen(columns.column), last = split_.last_seen(columns.column + kTile - 1);
+            if (first >= last) {
+                clear_columns(partial_, columns.column, columns.column + kTile, dims_);
+                continue;
+            }
+            columns.first = first;
+            columns.last = last;
+            std::fill_n(columns.highest, kTileFloats, -__builtin_inff());
+        }
+    }
+
+    void settle_highest(const ColumnTile& columns) {
+        if (columns.last == 0) return;
+        Vec highest = total_of(columns.highest, [](Vec a, Vec b) { return max(a, b); });
+        if (!kScaled) highest = highest * Vec::of(split_.score_scale);
+        highest = max(highest, Vec::of(kNoScore));
+        highest.store(partial_.highest + columns.column);
+        (Vec::zero() - highest).store(columns.lowered);
+        std::fill_n(columns.sums, kTileFloats, 0.0f);
+    }
+
+    void end(const ColumnTile& columns) {
+        if (columns.last == 0) return;
+        total_of(columns.sums, [](Vec a, Vec b) { return a + b; }).store(partial_.sums + columns.column);
+    }
+
+    Scores scores_of(const ColumnTile& columns, int64_t chunk) const {
+        const Steps steps = columns.steps(chunk);
+        const int64_t start = split_.start + chunk;
+        return {&columns, chunk, steps,
+                split_.low[columns.column + kTile - 1] <= static_cast<float>(start + steps.first * kPairStep) &&
+                    static_cast<float>(start + steps.last * kPairStep) <= split_.high[columns.column]};
+    }
+
+    // The products of a tile's queries with a chunk's keys are what to make next.
+    void multiply_keys(const ColumnTile& columns, int64_t chunk) {
+        if (query_keys_.left() > 0) pass();
+        const Steps steps = columns.steps(chunk);
+        keys_.fetch(chunk + steps.first * kPairStep, chunk + steps.last * kPairStep);
+        making_ = scores_of(columns, chunk);
+        query_keys_ = QueryKeys(queries_ + columns.column * dims_, keys_, chunk, steps, dims_, columns.scores_of(chunk));
+    }
+
+    void weigh(const ColumnTile& columns, int64_t chunk) {
+        const Scores scores = scores_of(columns, chunk);
+        for (int64_t step = scores.steps.first; step < scores.steps.last; ++step)
+            kv_.fetch_values(chunk + step * kPairStep);
+        bf16* weights = weights_[0];
+        std::swap(weights_[0], weights_[1]);
+        if (!scores.all_seen) pass([&](int i) { weigh_column<true>(scores, scores.steps, i, weights); });
+        else if (scores.steps.number() < kChunkTokens / kPairStep)
+            pass([&](int i) { weigh_column<false>(scores, scores.steps, i, weights); });
+        else pass([&](int i) { weigh_column<false>(scores, {0, kChunkTokens / kPairStep}, i, weights); });
+        weight_values_ = WeightValues(weights, kv_, chunk, scores.steps, dims_, chunk <= columns.first,
+                                      partial_.values + columns.column * dims_);
+    }
+
+    // Sixteen times `work`, and meanwhile the products that are to be made, and the highest of those made before.
+    template <typename Work>
+    void pass(const Work& work) {
+        const int64_t num_keys = query_keys_.left(), num_values = weight_values_.left();
+        for (int i = 0; i < kTile; ++i) {
+            work(i);
+            if (made_.columns != nullptr) {
+                if (made_.all_seen) raise_highest<false>(made_, i);
+                else raise_highest<true>(made_, i);
+            }
+            while (query_keys_.left() * kTile > num_keys * (kTile - 1 - i)) query_keys_.part();
+            while (weight_values_.left() * kTile > num_values * (kTile - 1 - i)) weight_values_.part();
+        }
+        made_ = making_;
+        making_ = {};
+    }
+    void pass() {
+        pass([](int) {});
+    }
+
+    // The highest scores of one column. A NaN is left out.
+    template <bool kMasked>
+    void raise_highest(const Scores& made, int64_t i) const {
+        const float* scores = made.columns->scores_of(made.chunk) + i * kChunkTokens;
+        const float* factors = kv_.key_factors() + made.chunk;
+        const Seen seen(split_, made.columns->column + i, made.chunk);
+        Vec highest = Vec::load(made.columns->highest + i * kTile);
+        for (int64_t t = made.steps.first * kPairStep; t < made.steps.last * kPairStep; t += kTile) {
+            Vec score = Vec::load(scores + t);
+            if constexpr (kScaled) score = score * Vec::load(factors + t);
+            if constexpr (kMasked) score = seen.or_hidden(score, t);
+            highest = max(score, highest);
+        }
+        highest.store(made.columns->highest + i * kTile);
+    }
+
+    // The scores of one column to weights, a row of each step's tile.
+    template <bool kMasked>
+    void weigh_column(const Scores& scores, Steps steps, int64_t i, bf16* weights) const {
+        const ColumnTile& columns = *scores.columns;
+        const float* from = columns.scores_of(scores.chunk) + i * kChunkTokens;
+        const Seen seen(split_, columns.column + i, scores.chunk);
+        const Vec lowered = Vec::of(columns.lowered[i]);
+        Vec sum = Vec::load(columns.sums + i * kTile);
+        const auto weight = [&](int64_t t) {
+            const Vec factor = kScaled ? Vec::load(kv_.key_factors() + scores.chunk + t) : Vec::of(split_.score_scale);
+            Vec score = fma(Vec::load(from + t), factor, lowered);
+            if constexpr (kMasked) score = seen.or_hidden(score, t);
+            const Vec weight = exp2_for_bf16(score);
+            sum = sum + weight;
+            // Without scales the factors are 1 for what can be seen.
+            return kScaled ? weight * Vec::load(kv_.value_factors() + scores.chunk + t) : weight;
+        };
+        for (int64_t step = steps.first; step < steps.last; ++step) {
+            const Vec lower = weight(step * kPairStep), upper = weight(step * kPairStep + kTile);
+            _mm512_store_si512(weights + (step * kTile + i) * kPairStep, (__m512i)_mm512_cvtne2ps_pbh(upper.v, lower.v));
+        }
+        sum.store(columns.sums + i * kTile);
+    }
+
+    const Split& split_;
+    TiledKv& kv_;
+    const bf16* queries_;
+    const Partial& partial_;
+    const int64_t dims_;
+    PackedKeys keys_;
+    ColumnTile now_[kGroup], next_[kGroup];
+    Scores making_, made_;  // by query_keys_; and what has not been looked through for the highest
+    QueryKeys query_keys_;
+    WeightValues weight_values_;
+    bf16* weights_[2];  // [steps of a chunk][16 columns][kPairStep]: to write to next, and what is multiplied
+};
+
+}  // namespace
+
+int64_t wide_scratch_bytes(const PagedKv& kv) {
+    return PackedKeys::scratch_bytes(kv) + kGroupFloats * 4 + 2 * kWeightWords * 2;
+}
+
+void order_queries(const PagedKv& kv, bf16* rows) {
+    if (!is_fp8(kv)) return;
+    // The order of E4m3Widener::key: every other eight of 64.
+    for (int64_t i = 0; i < kTile * padded_dims(kv); i += 64) {
+        const __m512i a = _mm512_load_si512(rows + i), b = _mm512_load_si512(rows + i + 32);
+        _mm512_store_si512(rows + i, _mm512_shuffle_i32x4(a, b, 0x88));
+        _mm512_store_si512(rows + i + 32, _mm512_shuffle_i32x4(a, b, 0xdd));
+    }
+}
+
+void attend_wide(const Split& split, TiledKv& kv, const bf16* queries, uint8_t* scratch, const Partial& partial) {
+    if (is_fp8(split.kv)) WideSplit<true>(split, kv, queries, scratch, partial).run();
+    else WideSplit<false>(split, kv, queries, scratch, partial).run();
+}
+
+}  // namespace tiercel::TIERCEL_ISA::tiled
+#endif
