@@ -9,23 +9,23 @@
 namespace tiercel::TIERCEL_ISA::tiled {
 namespace {
 
-// Tiles of columns that go through a split together: a chunk of K and V comes to the first cache once for all of them.
-constexpr int kGroup = 4;
+// A tile's scores, and a chunk to spare: the next tile's are made while this one's are weighed, each in the place of the chunk
+// that has been weighed before.
+constexpr int64_t kSlots = kSplitTokens / kChunkTokens + 1;
 
 constexpr int64_t kTileFloats = kTile * kTile;
-constexpr int64_t kGroupFloats = kGroup * (kSplitTokens * kTile + 2 * kTileFloats + kTile);
+constexpr int64_t kScratchFloats = kSlots * kChunkScores + 2 * (2 * kTileFloats + kTile);
 constexpr int64_t kWeightWords = kTile * kChunkTokens;
 
 // Sixteen columns on their way through a split.
 struct ColumnTile {
     int64_t column = 0;
     int64_t first = 0, last = 0;  // tokens of the split that any of them sees
-    float* scores = nullptr;      // [chunks][kGroup][16 columns][kChunkTokens], from this tile's on
+    int64_t slot = 0;             // of the first chunk's scores
     float* highest = nullptr;     // [16 columns][16], by place in sixteen; K's scales are in it, score_scale alone is not
     float* sums = nullptr;        // [16 columns][16], likewise
     float* lowered = nullptr;     // [16 columns], 0 - the highest score
 
-    float* scores_of(int64_t chunk) const { return scores + chunk / kChunkTokens * kGroup * kChunkScores; }
     bool sees(int64_t chunk) const { return first < chunk + kChunkTokens && chunk < last; }
     Steps steps(int64_t chunk) const {
         return {std::max<int64_t>(0, first - chunk) / kPairStep,
@@ -36,6 +36,7 @@ struct ColumnTile {
 // A tile's scores of a chunk.
 struct Scores {
     const ColumnTile* columns = nullptr;
+    float* data = nullptr;  // [16 columns][kChunkTokens]
     int64_t chunk = 0;
     Steps steps;
     bool all_seen = false;
@@ -74,89 +75,76 @@ public:
     WideSplit(const Split& split, TiledKv& kv, const bf16* queries, uint8_t* memory, const Partial& partial)
         : split_(split), kv_(kv), queries_(queries), partial_(partial), dims_(padded_dims(split.kv)),
           keys_(kv, split.kv, memory) {
-        float* scores = reinterpret_cast<float*>(memory + PackedKeys::scratch_bytes(split.kv));
-        float* others = scores + kGroup * kSplitTokens * kTile;
-        for (int i = 0; i < kGroup; ++i, others += 2 * kTileFloats + kTile) {
-            next_[i].scores = scores + i * kChunkScores;
-            next_[i].highest = others;
-            next_[i].sums = others + kTileFloats;
-            next_[i].lowered = others + 2 * kTileFloats;
+        scores_ = reinterpret_cast<float*>(memory + PackedKeys::scratch_bytes(split.kv));
+        float* others = scores_ + kSlots * kChunkScores;
+        for (ColumnTile* columns : {&now_, &next_}) {
+            columns->highest = others;
+            columns->sums = others + kTileFloats;
+            columns->lowered = others + 2 * kTileFloats;
+            others += 2 * kTileFloats + kTile;
         }
         weights_[0] = reinterpret_cast<bf16*>(others);
         weights_[1] = weights_[0] + kWeightWords;
     }
 
     void run() {
-        const int64_t num_tiles = (split_.columns + kTile - 1) / kTile;
-        start_group(0, num_tiles);
-        for (int64_t tile = 0;; tile += kGroup) {
-            for (int64_t chunk = 0; chunk < split_.count; chunk += kChunkTokens)
-                for (int i = 0; i < kGroup; ++i) {
-                    if (now_[i].sees(chunk)) weigh(now_[i], chunk);
-                    if (next_[i].sees(chunk)) multiply_keys(next_[i], chunk);
-                }
-            pass();
-            pass();
-            for (const ColumnTile& columns : now_) end(columns);
-            if (tile >= num_tiles) return;
-            for (const ColumnTile& columns : next_) settle_highest(columns);
-            std::copy_n(next_, kGroup, now_);
-            start_group(tile + kGroup, num_tiles);
+        for (int64_t column = 0; now_.last > 0 || column < split_.columns; column += kTile) {
+            start(next_, column);
+            for (int64_t chunk = 0; chunk < split_.count; chunk += kChunkTokens) {
+                if (next_.sees(chunk)) multiply_keys(chunk);
+                if (now_.sees(chunk)) weigh(chunk);
+                else if (query_keys_.left() > 0) pass();
+            }
+            if (now_.last > 0) total_of(now_.sums, [](Vec a, Vec b) { return a + b; }).store(partial_.sums + now_.column);
+            if (next_.last > 0) settle_highest();
+            std::swap(now_, next_);
         }
+        pass();
     }
 
 private:
-    void start_group(int64_t tile, int64_t num_tiles) {
-        for (int64_t i = 0; i < kGroup; ++i) {
-            ColumnTile& columns = next_[i];
-            columns.column = (tile + i) * kTile;
-            columns.first = columns.last = 0;
-            if (tile + i >= num_tiles) continue;
-            const int64_t first = split_.first_seen(columns.column), last = split_.last_seen(columns.column + kTile - 1);
-            if (first >= last) {
-                clear_columns(partial_, columns.column, columns.column + kTile, dims_);
-                continue;
-            }
-            columns.first = first;
-            columns.last = last;
-            std::fill_n(columns.highest, kTileFloats, -__builtin_inff());
-        }
-    }
-
-    void settle_highest(const ColumnTile& columns) {
-        if (columns.last == 0) return;
-        Vec highest = total_of(columns.highest, [](Vec a, Vec b) { return max(a, b); });
-        if (!kScaled) highest = highest * Vec::of(split_.score_scale);
-        highest = max(highest, Vec::of(kNoScore));
-        highest.store(partial_.highest + columns.column);
-        (Vec::zero() - highest).store(columns.lowered);
+    void start(ColumnTile& columns, int64_t column) {
+        columns.column = column;
+        columns.first = columns.last = 0;
+        columns.slot = (now_.slot + kSlots - 1) % kSlots;
+        if (column >= split_.columns) return;
+        const int64_t first = split_.first_seen(column), last = split_.last_seen(column + kTile - 1);
+        if (first >= last) return clear_columns(partial_, column, column + kTile, dims_);
+        columns.first = first;
+        columns.last = last;
+        std::fill_n(columns.highest, kTileFloats, -__builtin_inff());
         std::fill_n(columns.sums, kTileFloats, 0.0f);
     }
 
-    void end(const ColumnTile& columns) {
-        if (columns.last == 0) return;
-        total_of(columns.sums, [](Vec a, Vec b) { return a + b; }).store(partial_.sums + columns.column);
+    // The next tile's.
+    void settle_highest() {
+        for (int i = 0; i < kTile; ++i) raise_highest(made_, i);
+        made_ = {};
+        Vec highest = total_of(next_.highest, [](Vec a, Vec b) { return max(a, b); });
+        if (!kScaled) highest = highest * Vec::of(split_.score_scale);
+        highest = max(highest, Vec::of(kNoScore));
+        highest.store(partial_.highest + next_.column);
+        (Vec::zero() - highest).store(next_.lowered);
     }
 
     Scores scores_of(const ColumnTile& columns, int64_t chunk) const {
         const Steps steps = columns.steps(chunk);
         const int64_t start = split_.start + chunk;
-        return {&columns, chunk, steps,
+        return {&columns, scores_ + (columns.slot + chunk / kChunkTokens) % kSlots * kChunkScores, chunk, steps,
                 split_.low[columns.column + kTile - 1] <= static_cast<float>(start + steps.first * kPairStep) &&
                     static_cast<float>(start + steps.last * kPairStep) <= split_.high[columns.column]};
     }
 
-    // The products of a tile's queries with a chunk's keys are what to make next.
-    void multiply_keys(const ColumnTile& columns, int64_t chunk) {
-        if (query_keys_.left() > 0) pass();
-        const Steps steps = columns.steps(chunk);
+    // The products of the next tile's queries with a chunk's keys are what to make next.
+    void multiply_keys(int64_t chunk) {
+        making_ = scores_of(next_, chunk);
+        const Steps steps = making_.steps;
         keys_.fetch(chunk + steps.first * kPairStep, chunk + steps.last * kPairStep);
-        making_ = scores_of(columns, chunk);
-        query_keys_ = QueryKeys(queries_ + columns.column * dims_, keys_, chunk, steps, dims_, columns.scores_of(chunk));
+        query_keys_ = QueryKeys(queries_ + next_.column * dims_, keys_, chunk, steps, dims_, making_.data);
     }
 
-    void weigh(const ColumnTile& columns, int64_t chunk) {
-        const Scores scores = scores_of(columns, chunk);
+    void weigh(int64_t chunk) {
+        const Scores scores = scores_of(now_, chunk);
         for (int64_t step = scores.steps.first; step < scores.steps.last; ++step)
             kv_.fetch_values(chunk + step * kPairStep);
         bf16* weights = weights_[0];
@@ -165,23 +153,24 @@ private:
         else if (scores.steps.number() < kChunkTokens / kPairStep)
             pass([&](int i) { weigh_column<false>(scores, scores.steps, i, weights); });
         else pass([&](int i) { weigh_column<false>(scores, {0, kChunkTokens / kPairStep}, i, weights); });
-        weight_values_ = WeightValues(weights, kv_, chunk, scores.steps, dims_, chunk <= columns.first,
-                                      partial_.values + columns.column * dims_);
+        weight_values_ = WeightValues(weights, kv_, chunk, scores.steps, dims_, chunk <= now_.first,
+                                      partial_.values + now_.column * dims_);
     }
 
     // Sixteen times `work`, and meanwhile the products that are to be made, and the highest of those made before.
     template <typename Work>
     void pass(const Work& work) {
-        const int64_t num_keys = query_keys_.left(), num_values = weight_values_.left();
+        const int64_t parts = query_keys_.left() + weight_values_.left();
         for (int i = 0; i < kTile; ++i) {
             work(i);
-            if (made_.columns != nullptr) {
-                if (made_.all_seen) raise_highest<false>(made_, i);
-                else raise_highest<true>(made_, i);
+            if (made_.columns != nullptr) raise_highest(made_, i);
+            while ((query_keys_.left() + weight_values_.left()) * kTile > parts * (kTile - 1 - i)) {
+                if (query_keys_.left() > weight_values_.left()) query_keys_.part();
+                else weight_values_.part();
             }
-            while (query_keys_.left() * kTile > num_keys * (kTile - 1 - i)) query_keys_.part();
-            while (weight_values_.left() * kTile > num_values * (kTile - 1 - i)) weight_values_.part();
         }
+        query_keys_.finish();
+        weight_values_.finish();
         made_ = making_;
         making_ = {};
     }
@@ -190,9 +179,13 @@ private:
     }
 
     // The highest scores of one column. A NaN is left out.
+    void raise_highest(const Scores& made, int64_t i) const {
+        if (made.all_seen) raise_highest<false>(made, i);
+        else raise_highest<true>(made, i);
+    }
     template <bool kMasked>
     void raise_highest(const Scores& made, int64_t i) const {
-        const float* scores = made.columns->scores_of(made.chunk) + i * kChunkTokens;
+        const float* scores = made.data + i * kChunkTokens;
         const float* factors = kv_.key_factors() + made.chunk;
         const Seen seen(split_, made.columns->column + i, made.chunk);
         Vec highest = Vec::load(made.columns->highest + i * kTile);
@@ -209,7 +202,7 @@ private:
     template <bool kMasked>
     void weigh_column(const Scores& scores, Steps steps, int64_t i, bf16* weights) const {
         const ColumnTile& columns = *scores.columns;
-        const float* from = columns.scores_of(scores.chunk) + i * kChunkTokens;
+        const float* from = scores.data + i * kChunkTokens;
         const Seen seen(split_, columns.column + i, scores.chunk);
         const Vec lowered = Vec::of(columns.lowered[i]);
         Vec sum = Vec::load(columns.sums + i * kTile);
@@ -235,7 +228,8 @@ private:
     const Partial& partial_;
     const int64_t dims_;
     PackedKeys keys_;
-    ColumnTile now_[kGroup], next_[kGroup];
+    float* scores_;  // [kSlots][kChunkScores]
+    ColumnTile now_, next_;
     Scores making_, made_;  // by query_keys_; and what has not been looked through for the highest
     QueryKeys query_keys_;
     WeightValues weight_values_;
@@ -245,7 +239,7 @@ private:
 }  // namespace
 
 int64_t wide_scratch_bytes(const PagedKv& kv) {
-    return PackedKeys::scratch_bytes(kv) + kGroupFloats * 4 + 2 * kWeightWords * 2;
+    return PackedKeys::scratch_bytes(kv) + kScratchFloats * 4 + 2 * kWeightWords * 2;
 }
 
 void order_queries(const PagedKv& kv, bf16* rows) {

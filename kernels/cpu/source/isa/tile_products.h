@@ -8,8 +8,8 @@
 
 namespace tiercel::TIERCEL_ISA::tiled {
 
-constexpr int64_t kChunkTokens = 64;
-constexpr int64_t kChunkScores = kTile * kChunkTokens;
+constexpr int64_t kChunkTokens = 128;
+constexpr int64_t kChunkScores = kTile * kChunkTokens + 16;
 
 // A product starts from these: where tilezero clears a register, it waits for the product before it.
 alignas(64) inline constexpr float kZeroTile[kTile * kTile] = {};
@@ -32,27 +32,34 @@ public:
     void part() {
         asm volatile("" : : : "memory");  // the compiler does not know that tile loads read memory
         if (dim_ == 0) {
+            finish();
             _tile_loadd(2, kZeroTile, 64);
             _tile_loadd(3, kZeroTile, 64);
         }
         _tile_loadd(5, query_ + dim_, dims_ * 2);
-        _tile_loadd(6, key_ + dim_ * kTile, 64);
-        _tile_loadd(7, key_ + (dims_ + dim_) * kTile, 64);
+        _tile_stream_loadd(6, key_ + dim_ * kTile, 64);
+        _tile_stream_loadd(7, key_ + (dims_ + dim_) * kTile, 64);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
         --left_;
         if ((dim_ += 32) < dims_) return;
-        _tile_stored(2, scores_, kChunkTokens * 4);
-        _tile_stored(3, scores_ + kTile, kChunkTokens * 4);
         dim_ = 0;
         key_ += 2 * kTile * dims_;
+        made_ = scores_;
         scores_ += kPairStep;
+    }
+    void finish() {
+        if (made_ == nullptr) return;
+        _tile_stored(2, made_, kChunkTokens * 4);
+        _tile_stored(3, made_ + kTile, kChunkTokens * 4);
+        made_ = nullptr;
     }
 
 private:
     const bf16* query_ = nullptr;
     const bf16* key_ = nullptr;
     float* scores_ = nullptr;
+    float* made_ = nullptr;  // in the registers still
     int64_t dims_ = 0, left_ = 0, dim_ = 0;
 };
 
@@ -70,29 +77,36 @@ public:
     void part() {
         asm volatile("" : : : "memory");  // the compiler does not know that tile loads read memory
         if (step_ == 0) {
+            finish();
             const int64_t stride = is_first_ ? 64 : dims_ * 4;
             _tile_loadd(0, is_first_ ? kZeroTile : values_, stride);
             _tile_loadd(1, is_first_ ? kZeroTile : values_ + kTile, stride);
         }
         const bf16* rows = value_ + step_ * kPairStep * dims_;
         _tile_loadd(4, weight_ + step_ * kTile * kPairStep, 64);
-        _tile_loadd(6, rows, dims_ * 4);
-        _tile_loadd(7, rows + 32, dims_ * 4);
+        _tile_stream_loadd(6, rows, dims_ * 4);
+        _tile_stream_loadd(7, rows + 32, dims_ * 4);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         --left_;
         if (++step_ < steps_) return;
-        _tile_stored(0, values_, dims_ * 4);
-        _tile_stored(1, values_ + kTile, dims_ * 4);
         step_ = 0;
         value_ += 2 * 32;
+        made_ = values_;
         values_ += 32;
+    }
+    void finish() {
+        if (made_ == nullptr) return;
+        _tile_stored(0, made_, dims_ * 4);
+        _tile_stored(1, made_ + kTile, dims_ * 4);
+        made_ = nullptr;
     }
 
 private:
     const bf16* weight_ = nullptr;
     const bf16* value_ = nullptr;
     float* values_ = nullptr;
+    float* made_ = nullptr;  // in the registers still
     int64_t dims_ = 0, steps_ = 0, left_ = 0, step_ = 0;
     bool is_first_ = false;
 };
