@@ -22,7 +22,7 @@ struct ColumnTile {
     int64_t column = 0;
     int64_t first = 0, last = 0;  // tokens of the split that any of them sees
     int64_t slot = 0;             // of the first chunk's scores
-    float* highest = nullptr;     // [16 columns][16], by place in sixteen; K's scales are in it, score_scale alone is not
+    float* highest = nullptr;     // [16 columns][16], by place in sixteen; not scaled where score_scale alone would do it
     float* sums = nullptr;        // [16 columns][16], likewise
     float* lowered = nullptr;     // [16 columns], 0 - the highest score
 
