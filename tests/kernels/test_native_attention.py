@@ -108,6 +108,20 @@ def test_a_result_is_the_same_to_the_bit_in_any_batch_and_in_any_chunks(
 
 
 @pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("group", [1, 2, 3, 8, 16])
+def test_a_token_alone_has_the_bits_that_it_has_in_a_chunk(name: str, kv_dtype: torch.dtype, group: int) -> None:
+    """Few queries and many go through the kernels in different layouts."""
+    num_tokens, first_alone = 640, 600
+    layout = BlockLayout(1, 1, 64, 16, kv_dtype)
+    merged = random_heads(num_tokens, group + 2, 64, torch.bfloat16, group)
+    q, k, v = merged.split((group, 1, 1), dim=1)
+    chunk = attended_in_steps(name, torch.bfloat16, layout, None, (q, k, v), [], 0)
+    alone = attended_in_steps(name, torch.bfloat16, layout, None, (q, k, v), list(range(first_alone, num_tokens)), 0)
+    assert torch.equal(alone, chunk)
+
+
+@pytest.mark.parametrize("name", NATIVE)
 @pytest.mark.parametrize("kv_dtype", KV_DTYPES)
 @pytest.mark.parametrize(
     ("group", "head_dim"), [(1, 32), (2, 192), (3, 80), (4, 256), (5, 96), (8, 64), (12, 128), (16, 80)]
