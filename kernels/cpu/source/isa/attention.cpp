@@ -268,34 +268,13 @@ void attend(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& b
     attend_with<ExactMath>(kv, layer, window, batch, work, q, out, team);
 }
 
-namespace {
-
-void write_shared(const PagedKv& kv, int64_t layer, const AttnBatch& batch, const Heads& k, const Heads& v, Team& team) {
-    constexpr int64_t kTokens = 8;  // written at a time
-    const int64_t num_tokens = batch.query_starts[batch.num_rows];
-    team.share((num_tokens + kTokens - 1) / kTokens, [&](int64_t i) {
-        write_kv(kv, layer, batch.write_slots, i * kTokens, std::min((i + 1) * kTokens, num_tokens), k, v);
-    });
-}
-
-}  // namespace
-
-void write_layer(const PagedKv& kv, int64_t layer, const AttnBatch& batch, const Heads& k, const Heads& v) {
-    TeamState state;
-#pragma omp parallel
-    {
-        Team team(state);
-        write_shared(kv, layer, batch, k, v, team);
-    }
-}
-
 void attention_layer(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch,
                      AttnWork& work, const Heads& q, const Heads& k, const Heads& v, const Heads& out) {
     TeamState state;
 #pragma omp parallel
     {
         Team team(state);
-        write_shared(kv, layer, batch, k, v, team);
+        write_step(kv, layer, batch, k, v, team);
         team.barrier();
 #if defined(TIERCEL_ISA_AMX)
         const Tiles configured;

@@ -25,7 +25,8 @@ void write_kv(const PagedKv& kv, int64_t layer, const int64_t* write_slots, int6
 void attend(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work,
             const Heads& q, const Heads& out, Team& team);
 
-// A step's K and V of a layer, in a parallel region of their own.
+// A step's K and V of a layer, by all threads of a team; no barrier at the end. And in a parallel region of their own.
+void write_step(const PagedKv& kv, int64_t layer, const AttnBatch& batch, const Heads& k, const Heads& v, Team& team);
 void write_layer(const PagedKv& kv, int64_t layer, const AttnBatch& batch, const Heads& k, const Heads& v);
 
 // A layer: write_kv and attend in a parallel region of their own.

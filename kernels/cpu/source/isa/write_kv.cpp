@@ -1,4 +1,7 @@
 #include "attention.h"
+
+#include <algorithm>
+
 #include "rows.h"
 
 namespace tiercel::TIERCEL_ISA {
@@ -131,6 +134,23 @@ void write_kv(const PagedKv& kv, int64_t layer, const int64_t* write_slots, int6
                 encode_e4m3(values, kv.head_dim, to, reinterpret_cast<bf16*>(page + kv.scales_offset_bytes) + offset);
             }
         }
+    }
+}
+
+void write_step(const PagedKv& kv, int64_t layer, const AttnBatch& batch, const Heads& k, const Heads& v, Team& team) {
+    constexpr int64_t kTokens = 8;  // written at a time
+    const int64_t num_tokens = batch.query_starts[batch.num_rows];
+    team.share((num_tokens + kTokens - 1) / kTokens, [&](int64_t i) {
+        write_kv(kv, layer, batch.write_slots, i * kTokens, std::min((i + 1) * kTokens, num_tokens), k, v);
+    });
+}
+
+void write_layer(const PagedKv& kv, int64_t layer, const AttnBatch& batch, const Heads& k, const Heads& v) {
+    TeamState state;
+#pragma omp parallel
+    {
+        Team team(state);
+        write_step(kv, layer, batch, k, v, team);
     }
 }
 
