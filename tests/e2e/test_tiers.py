@@ -50,8 +50,8 @@ def flags(kv_dtype: str, folder: Path, *, host_blocks: int, has_disk: bool, work
 
 
 def ask_until(target: str, expected: Outcome, is_enough: Callable[[Outcome], bool]) -> None:
-    """Ask all that `expected` answers, a few times if need be: what is evicted before a slow disk has it is not brought
-    from there. The answers are the same each time.
+    """Ask all that `expected` answers, a few times if need be: what is evicted before it has moved down is not brought
+    back, and moves have only the time that steps leave. The answers are the same each time.
     """
     outcomes = []
     for _ in range(5):

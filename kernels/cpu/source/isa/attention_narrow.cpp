@@ -13,8 +13,6 @@ constexpr int64_t kTileWords = kTile * kPairStep;
 constexpr int64_t kValueChunk = 128;  // tokens whose values are added at a time
 
 // Tiles: 0 is a full one, for rows of K or V; 1 queries, 2 scores, 3 weights, 4 to 7 values (`ColumnTiles`).
-// They are loaded behind the compiler's back.
-inline void stores_before_tiles() { asm volatile("" : : : "memory"); }
 
 // scores[16][kColumns] = K Q^T.
 template <int kColumns>

@@ -30,7 +30,7 @@ public:
 
     int64_t left() const { return left_; }
     void part() {
-        asm volatile("" : : : "memory");  // the compiler does not know that tile loads read memory
+        stores_before_tiles();
         if (dim_ == 0) {
             finish();
             _tile_loadd(2, kZeroTile, 64);
@@ -75,7 +75,7 @@ public:
 
     int64_t left() const { return left_; }
     void part() {
-        asm volatile("" : : : "memory");  // the compiler does not know that tile loads read memory
+        stores_before_tiles();
         if (step_ == 0) {
             finish();
             const int64_t stride = is_first_ ? 64 : dims_ * 4;

@@ -58,6 +58,9 @@ private:
     int columns_ = 16;
 };
 
+// Before tiles are loaded from what this function has stored: the compiler does not know that loading them reads memory.
+inline void stores_before_tiles() { asm volatile("" : : : "memory"); }
+
 // The unit that multiplies tiles takes some thousand cycles longer for its next work once it has had none for some five
 // hundred (Sapphire Rapids). Code that works with vectors for longer makes a product now and then, which nobody reads:
 // tiles 0, 4 and 6 must hold nothing that is needed.
