@@ -65,7 +65,7 @@ PURE := tests/unit tests/kernels tests/contract
 unit: $(KERNELS)
 	@echo "== Tests"; run() { $(BIN)/pytest "$$@" $(T) || [ $$? = 5 ]; }; \
 	if [ -n "$(findstring tests/,$(T))" ]; then $(BIN)/pytest $(T); \
-	else run -n 2 $(PURE); pure=$$?; run $(addprefix --ignore=,$(PURE)) && [ $$pure = 0 ]; fi
+	else OMP_NUM_THREADS=1 run -n 2 $(PURE); pure=$$?; run $(addprefix --ignore=,$(PURE)) && [ $$pure = 0 ]; fi
 
 bench: $(KERNELS)  ## the benchmark table of the README, beside its peers, as far as their environments are there
 	@$(BIN)/python -m bench.compare
