@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from kernels.attention.pages import PagedKv
-from kvstore.huge_pages import zeros
+from kernels.huge_pages import zeros
 
 RECORD_ALIGNMENT_BYTES = 64
 """A cache line, and what pinned copies and O_DIRECT-free writes like best."""

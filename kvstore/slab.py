@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from kernels.huge_pages import anonymous_map
 from kvstore.errors import HostMemoryError, TierConfigError
 from kvstore.host_memory import available_bytes
-from kvstore.huge_pages import anonymous_map
 
 Progress = Callable[[int, int], None]
 """Bytes done, bytes in all."""

@@ -22,6 +22,7 @@ from kernels.cpu.packing import (
     quantize_weight,
     row_stride,
 )
+from kernels.huge_pages import TensorStack
 
 _BLOCK_TOKENS = 256
 """Tokens that a thread computes together; `kBlockTokens` in `source/isa/decoder.cpp`."""
@@ -156,6 +157,7 @@ class CpuDecoder:
         self._shape = shape
         self._kept: list[torch.Tensor] = []
         """What the structures below point to."""
+        self._weights = TensorStack()
         packed = [self._layer(layer) for layer in layers]
         self._layers = (_Layer * len(packed))(*packed)
         self._decoder = _Decoder(
@@ -236,25 +238,19 @@ class CpuDecoder:
         if rows <= self._num_scratch_rows and num_threads <= self._num_scratch_threads:
             return
         shape = self._shape
-        # Zeros, because the padding of a row is read, times weights that are zero.
         block_rows = _BLOCK_TOKENS * num_threads
-        self._buffers = [
-            torch.zeros(rows, self._layers[0].qkv.num_outputs, dtype=torch.float32),
-            *(
-                torch.zeros(count, row_stride(size), dtype=torch.float32)
-                for count, size in (
-                    (rows, shape.num_heads * shape.head_dim),
-                    (block_rows, shape.hidden_size),
-                    (block_rows, shape.intermediate_size),
-                )
-            ),
-        ]
         longest = max(shape.num_heads * shape.head_dim, shape.hidden_size, shape.intermediate_size)
         # A cache line more than the row, as `row_stride` has it.
         stride = padded(longest, QUANTIZED_STEP) + QUANTIZED_STEP if self._int8_weights else 0
-        self._buffers += [
-            torch.zeros(block_rows, stride, dtype=torch.int8),
-            torch.zeros(block_rows, dtype=torch.float32),
+        space = TensorStack()
+        # Zeros, because the padding of a row is read, times weights that are zero.
+        self._buffers = [
+            space.zeros((rows, self._layers[0].qkv.num_outputs), torch.float32),
+            space.zeros((rows, row_stride(shape.num_heads * shape.head_dim)), torch.float32),
+            space.zeros((block_rows, row_stride(shape.hidden_size)), torch.float32),
+            space.zeros((block_rows, row_stride(shape.intermediate_size)), torch.float32),
+            space.zeros((block_rows, stride), torch.int8),
+            space.zeros((block_rows,), torch.float32),
         ]
         self._scratch = _Scratch(*(buffer.data_ptr() for buffer in self._buffers), stride)
         self._num_scratch_rows, self._num_scratch_threads = rows, num_threads
@@ -280,10 +276,11 @@ class CpuDecoder:
         outputs, inputs = linear.weight.shape
         bias = None if linear.bias is None else self._keep(pack_bias(linear.bias))
         if not self._int8_weights:
-            weight = self._keep(pack_weight(linear.weight))
+            weight = self._keep(self._weights.copy(pack_weight(linear.weight)))
             return _Linear(weight, None, None, bias, padded(inputs), padded(outputs))
         quantized = quantize_weight(linear.weight)
-        values, scales, sums = (self._keep(each) for each in (quantized.values, quantized.scales, quantized.sums))
+        values = self._keep(self._weights.copy(quantized.values))
+        scales, sums = self._keep(quantized.scales), self._keep(quantized.sums)
         return _Linear(values, scales, sums, bias, padded(inputs, QUANTIZED_STEP), padded(outputs))
 
     def _vector(self, vector: torch.Tensor) -> int:
