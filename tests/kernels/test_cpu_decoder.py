@@ -34,6 +34,15 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return make_checkpoint(directory, family, dtype=torch.bfloat16, std=0.08, num_hidden_layers=3, **config)
 
 
+@pytest.fixture(scope="module")
+def long_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A product reads its inputs in several parts, and its rows in blocks of 128."""
+    directory = tmp_path_factory.mktemp("long-inputs")
+    return make_checkpoint(
+        directory, "llama", dtype=torch.bfloat16, std=0.08, num_hidden_layers=2, intermediate_size=2080
+    )
+
+
 class Steps:
     """One model over a pool of its own, computed natively or by torch."""
 
@@ -139,3 +148,19 @@ def test_how_a_step_is_made_up_changes_no_bit(
     assert done == lengths
     for want, parts in zip(whole, got, strict=True):
         assert torch.equal(torch.cat(parts), want)
+
+
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize("int8_weights", [False, True])
+def test_rows_and_threads_of_a_chunk_change_no_bit(long_inputs: Path, isa: str, int8_weights: bool) -> None:
+    ids, threads = token_ids(720), torch.get_num_threads()
+    whole = Steps(long_inputs, torch.bfloat16, torch.bfloat16, isa, int8_weights).run(Rows([0], [720]), ids)
+    # Around the sizes at which products change how they go through rows, on more threads than some have panels.
+    chunks, done = Steps(long_inputs, torch.bfloat16, torch.bfloat16, isa, int8_weights), 0
+    for number, count in enumerate((16, 17, 32, 33, 48, 64, 80, 96, 129, 160, 45)):
+        torch.set_num_threads((2, 3, 5)[number % 3])
+        got = chunks.run(Rows([done], [count]), ids[done : done + count])
+        torch.set_num_threads(threads)
+        assert torch.equal(got, whole[done : done + count])
+        done += count
+    assert done == len(ids)

@@ -270,7 +270,7 @@ void attend(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& b
 
 void attention_layer(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch,
                      AttnWork& work, const Heads& q, const Heads& k, const Heads& v, const Heads& out) {
-    TeamState state;
+    TeamState state(omp_get_max_threads());
 #pragma omp parallel
     {
         Team team(state);

@@ -17,13 +17,13 @@
 #include "../team.h"
 #include "operand.h"
 #include "vec.h"
+#include "weights_ahead.h"
 #if defined(TIERCEL_ISA_AMX)
 #include "tiles.h"
 #endif
 
 namespace tiercel::TIERCEL_ISA {
 
-inline constexpr int64_t kPanel = 32;      // outputs
 inline constexpr int64_t kRows = 32;       // rows of A that are computed together
 inline constexpr int64_t kBlockRows = 256; // rows of A that stay in the second cache, at most
 inline constexpr int64_t kStepBytes = 2048;  // of a panel
@@ -52,11 +52,12 @@ struct Output {
     Output from(int64_t row, int64_t output) const { return {data ? data + row * stride + output : nullptr, stride}; }
 };
 
-// What is brought nearer meanwhile: lines of the weight, into the second cache, and the output's lines, which another
-// thread had last, to be written.
+// What is brought nearer meanwhile: as many weights as a panel has in all of its passes together, and the output's
+// lines, which another thread had last, to be written.
 struct Ahead {
-    const uint8_t* line;
-    int64_t num_lines;
+    WeightsAhead* weights;  // null: none
+    int64_t passes;
+    bool is_first_pass;     // the one that reads the panel's weights
     Output output;
 };
 
@@ -113,50 +114,52 @@ private:
     }
 };
 
+// Rows [first_row, last_row), at most kBlockRows, times one panel.
+template <typename Done>
+void multiply_block(const Rows& a, int64_t first_row, int64_t last_row, const PackedLinear& w, int64_t panel,
+                    const Output& output, WeightsAhead* weights, const Done& done) {
+    const int64_t value_bytes = w.scales ? 1 : 2, operand_bytes = w.scales ? 1 : sizeof(Operand);
+    // A part of a panel stays in the first cache while the block's rows pass.
+    const int64_t part = last_row - first_row <= kRows ? w.num_inputs : kPartBytes / value_bytes;
+    const int64_t kept_rows = part < w.num_inputs ? kPanel : 0;
+    alignas(64) float c[kBlockRows * kPanel];
+    const uint8_t* weight = static_cast<const uint8_t*>(w.weight) + panel * panel_bytes(w);
+    Ahead ahead{weights, (last_row - first_row + kRows - 1) / kRows, true, {}};
+    for (int64_t input = 0; input < w.num_inputs; input += part) {
+        const int64_t inputs = std::min(part, w.num_inputs - input);
+        const uint8_t* values = weight + input * kPanel * value_bytes;
+        for (int64_t row = first_row; row < last_row; row += kRows) {
+            const Sums sums{a, w, row, std::min(last_row - row, kRows), panel, c + (row - first_row) * kept_rows};
+            const Rows rows = a.from(row, input * operand_bytes);
+            const bool is_last = input + inputs == w.num_inputs;
+            ahead.is_first_pass = row == first_row;
+            ahead.output = is_last ? output.from(row, panel * kPanel) : Output{};
+            if (w.scales)
+                multiply_panel_int8(rows, sums.num_rows, values, inputs, input > 0, w.sums + panel * kPanel, sums.c,
+                                    ahead);
+            else
+                multiply_panel(rows, sums.num_rows, values, inputs, input > 0, sums.c, ahead);
+            if (is_last) sums.finish(done);
+        }
+    }
+}
+
 // Calls done(row, first_output, c) for each row and panel, c being the panel's 32 sums with the bias added; `output` is
-// where it puts them.
+// where it puts them. Each thread has neighbouring panels, so that it knows what it reads next; `weights` stand there.
 template <typename Done>
 void multiply(const Rows& a, int64_t num_rows, const PackedLinear& w, Team& team, const Output& output,
-              const Done& done) {
-    constexpr int64_t kTasksPerThread = 8;
+              WeightsAhead& weights, const Done& done) {
     // A block of A stays in the second cache while the panels, which come from further away, pass once for each block.
     const int64_t block_rows = w.num_inputs <= 2048 ? kBlockRows : 128;
-    const int64_t value_bytes = w.scales ? 1 : 2, operand_bytes = w.scales ? 1 : sizeof(Operand);
-    const int64_t panels = w.num_outputs / kPanel, panel_bytes = kPanel * w.num_inputs * value_bytes;
     const int64_t blocks = (num_rows + block_rows - 1) / block_rows;
-    const int64_t wanted = (kTasksPerThread * team.size + blocks - 1) / blocks;
-    const int64_t groups = wanted < panels ? wanted : panels;
-    team.share(blocks * groups, [&](int64_t task) {
-        const int64_t first_row = task / groups * block_rows, group = task % groups;
-        const int64_t last_row = std::min(first_row + block_rows, num_rows);
-        // A part of a panel stays in the first cache while the block's rows pass.
-        const int64_t part = last_row - first_row <= kRows ? w.num_inputs : kPartBytes / value_bytes;
-        const int64_t kept_rows = part < w.num_inputs ? kPanel : 0;
-        alignas(64) float c[kBlockRows * kPanel];
-        for (int64_t panel = panels * group / groups; panel < panels * (group + 1) / groups; ++panel) {
-            const uint8_t* weight = static_cast<const uint8_t*>(w.weight) + panel * panel_bytes;
-            // The third cache is too slow to be waited for: the next panel comes nearer while this one is used again.
-            // In a single pass there is no time for that, and the hardware follows the stream by itself.
-            const int64_t passes = (last_row - first_row + kRows - 1) / kRows * ((w.num_inputs + part - 1) / part);
-            Ahead ahead{weight + panel_bytes, passes > 1 && panel + 1 < panels ? panel_bytes / 64 / passes : 0, {}};
-            for (int64_t input = 0; input < w.num_inputs; input += part) {
-                const int64_t inputs = std::min(part, w.num_inputs - input);
-                const uint8_t* values = weight + input * kPanel * value_bytes;
-                for (int64_t row = first_row; row < last_row; row += kRows) {
-                    const Sums sums{a, w, row, std::min(last_row - row, kRows), panel, c + (row - first_row) * kept_rows};
-                    const Rows rows = a.from(row, input * operand_bytes);
-                    const bool is_last = input + inputs == w.num_inputs;
-                    ahead.output = is_last ? output.from(row, panel * kPanel) : Output{};
-                    if (w.scales)
-                        multiply_panel_int8(rows, sums.num_rows, values, inputs, input > 0, w.sums + panel * kPanel,
-                                            sums.c, ahead);
-                    else
-                        multiply_panel(rows, sums.num_rows, values, inputs, input > 0, sums.c, ahead);
-                    ahead.line += ahead.num_lines * 64;
-                    if (is_last) sums.finish(done);
-                }
-            }
-        }
+    const auto panels = [&](int64_t thread) { return Panels::of(w, thread, team.size); };
+    team.share_own([&](int64_t thread) { return blocks * panels(thread).count(); }, [&](int64_t owner, int64_t task) {
+        const Panels share = panels(owner);
+        const int64_t first_row = task / share.count() * block_rows;
+        // What is taken from another thread was not asked for here.
+        WeightsAhead* ahead = owner == team.thread ? &weights : nullptr;
+        multiply_block(a, first_row, std::min(first_row + block_rows, num_rows), w, share.first + task % share.count(),
+                       output, ahead, done);
     });
 }
 

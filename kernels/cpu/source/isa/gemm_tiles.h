@@ -5,6 +5,34 @@
 
 namespace tiercel::TIERCEL_ISA {
 
+// Weights are asked for at the pace at which they are multiplied by; many lines not at once but between tiles, since a line
+// that waits to be asked for holds up the loads behind it.
+class StepsAhead {
+public:
+    explicit StepsAhead(const Ahead& ahead)
+        : weights_(ahead.weights), bytes_read_(ahead.is_first_pass ? kStepBytes : 0) {
+        const int64_t lines = weights_ == nullptr ? 0 : (kStepBytes / 64 + ahead.passes - 1) / ahead.passes;
+        part_ = lines < kFew ? 0 : lines / 4;
+        first_ = lines - 3 * part_;
+    }
+    void begin_step() const {
+        if (first_ == 0) return;
+        weights_->read(bytes_read_);
+        weights_->advance(first_);
+    }
+    // Three times in a step.
+    void part() const {
+        if (part_ > 0) weights_->advance(part_);
+    }
+
+private:
+    static constexpr int64_t kFew = 12;
+
+    WeightsAhead* const weights_;
+    const int64_t bytes_read_;
+    int64_t first_, part_;
+};
+
 // `upper()` adds the products of tile 4 with 6 and 7 to tiles 0 and 1, `lower()` those of tile 5 to 2 and 3. The caller's
 // thread has its tiles configured.
 template <typename Upper, typename Lower>
@@ -19,11 +47,16 @@ void multiply_tiles(const Rows& rows, int64_t num_rows, const uint8_t* panel, in
         _tile_zero(0);
         _tile_zero(1);
     }
+    const StepsAhead weights(ahead);
     if (num_rows <= 16) {
         for (int64_t step = 0; step < num_steps; ++step, panel += kStepBytes) {
+            weights.begin_step();
             _tile_loadd(4, a + 64 * step, stride);
+            weights.part();
             _tile_loadd(6, panel, 64);
+            weights.part();
             _tile_loadd(7, panel + kStepBytes / 2, 64);
+            weights.part();
             upper();
         }
     } else {
@@ -34,13 +67,11 @@ void multiply_tiles(const Rows& rows, int64_t num_rows, const uint8_t* panel, in
             _tile_zero(2);
             _tile_zero(3);
         }
-        const int64_t lines_per_step = (ahead.num_lines + num_steps - 1) / num_steps;
         const int64_t rows_per_step = (num_rows + num_steps - 1) / num_steps;
-        const uint8_t* next = ahead.line;
         const float* output = ahead.output.data;
         int64_t rows_left = output ? num_rows : 0;
         for (int64_t step = 0; step < num_steps; ++step, panel += kStepBytes) {
-            for (int64_t line = 0; line < lines_per_step; ++line, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+            weights.begin_step();
             for (int64_t row = std::min(rows_per_step, rows_left); row > 0; --row, output += ahead.output.stride) {
                 __builtin_prefetch(output, 1);
                 __builtin_prefetch(output + 16, 1);
@@ -48,10 +79,13 @@ void multiply_tiles(const Rows& rows, int64_t num_rows, const uint8_t* panel, in
             rows_left -= rows_per_step;
             // Rows need not stay in the first cache, so that the panel does, for the next rows.
             _tile_stream_loadd(4, a + 64 * step, stride);
+            weights.part();
             _tile_loadd(6, panel, 64);
             _tile_loadd(7, panel + kStepBytes / 2, 64);
+            weights.part();
             upper();
             _tile_stream_loadd(5, a + 16 * stride + 64 * step, stride);
+            weights.part();
             lower();
         }
         _tile_stored(2, c + 16 * kPanel, c_stride);

@@ -146,7 +146,7 @@ void write_step(const PagedKv& kv, int64_t layer, const AttnBatch& batch, const 
 }
 
 void write_layer(const PagedKv& kv, int64_t layer, const AttnBatch& batch, const Heads& k, const Heads& v) {
-    TeamState state;
+    TeamState state(omp_get_max_threads());
 #pragma omp parallel
     {
         Team team(state);
