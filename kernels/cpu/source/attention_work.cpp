@@ -10,6 +10,10 @@ namespace {
 // Tasks per thread to aim for where a unit has to be cut: enough to even out, few enough to cost nothing.
 constexpr int64_t kTasksPerThread = 6;
 
+// Units per thread to aim for where a row is read in one split, and so can be shared by its columns only, and the columns
+// that are worth a task.
+constexpr int64_t kUnitsPerThread = 3, kLeastColumns = 64;
+
 // Tasks per thread below which a row's heads are not read together.
 constexpr int64_t kRowTasksPerThread = 4;
 
@@ -56,11 +60,15 @@ int64_t AttnWork::cut(const AttnBatch& batch, AttnTasks& into, int64_t num_threa
     into.tasks.clear();
     const int64_t group = shape_.num_heads / shape_.kv_heads;
     int64_t total = 0;
+    const int64_t all_columns = batch.query_starts[batch.num_rows] * shape_.num_heads;
+    const int64_t fair_columns = std::max(kLeastColumns, all_columns / (num_threads * kUnitsPerThread));
     for (int64_t row = 0; row < batch.num_rows; ++row) {
         const int64_t queries = batch.query_starts[row + 1] - batch.query_starts[row];
         const int64_t start = batch.context_lens[row] - queries;
         const int64_t columns = queries * group;
-        const int64_t num_tiles = (columns + shape_.max_columns - 1) / shape_.max_columns;
+        const bool is_one_split = num_threads > 1 && batch.context_lens[row] <= kSplitTokens;
+        const int64_t most = is_one_split ? std::min(shape_.max_columns, fair_columns) : shape_.max_columns;
+        const int64_t num_tiles = (columns + most - 1) / most;
         const int64_t tile = num_tiles > 1 ? padded_columns((columns + num_tiles - 1) / num_tiles) : columns;
         for (int64_t first = 0; first < columns; first += tile) {
             const int64_t count = std::min(tile, columns - first);
