@@ -6,6 +6,7 @@
 #include <memory>
 
 #include <omp.h>
+#include <sys/mman.h>
 
 #include "vec.h"
 #if defined(TIERCEL_ISA_AMX)
@@ -82,13 +83,30 @@ double tile_ops(double ops_per_product, const Product& product) {
 }
 #endif
 
+struct Release {
+    void operator()(char* p) const { std::free(p); }
+};
+using Buffer = std::unique_ptr<char, Release>;
+
+// In huge pages where the kernel has them, as weights and blocks are.
+Buffer buffer(int64_t bytes) {
+    constexpr int64_t kHugePage = 2 << 20;
+    const size_t rounded = static_cast<size_t>((bytes + kHugePage - 1) / kHugePage * kHugePage);
+    void* memory = std::aligned_alloc(kHugePage, rounded);
+#if defined(MADV_HUGEPAGE)
+    madvise(memory, rounded, MADV_HUGEPAGE);
+#endif
+    return Buffer(static_cast<char*>(memory));
+}
+
+// As far as a reader asks ahead for lines, which is faster than to wait for the hardware to see the stream.
+constexpr int64_t kAheadFloats = 4096;
+
 }  // namespace
 
 void measure_ceilings(int64_t bytes, CeilingsResult* result) {
     const int64_t lines = bytes / 64;
-    auto release = [](char* p) { std::free(p); };
-    std::unique_ptr<char, decltype(release)> from(static_cast<char*>(std::aligned_alloc(64, lines * 64)), release);
-    std::unique_ptr<char, decltype(release)> to(static_cast<char*>(std::aligned_alloc(64, lines * 64)), release);
+    const Buffer from(buffer(lines * 64)), to(buffer(lines * 64));
     auto part = [&](int thread, int threads) {
         const int64_t first = lines * thread / threads, last = lines * (thread + 1) / threads;
         return std::pair<int64_t, int64_t>(first * 64, (last - first) * 64);
@@ -103,8 +121,11 @@ void measure_ceilings(int64_t bytes, CeilingsResult* result) {
         const float* p = reinterpret_cast<const float*>(from.get() + start);
         const float* end = p + size / 4;
         Vec sums[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
-        for (; p + 4 * Vec::kLanes <= end; p += 4 * Vec::kLanes)
+        for (; p + 4 * Vec::kLanes <= end; p += 4 * Vec::kLanes) {
+            for (int64_t i = 0; i < 4 * Vec::kLanes; i += 16)
+                _mm_prefetch(reinterpret_cast<const char*>(p + kAheadFloats + i), _MM_HINT_T1);
             for (int i = 0; i < 4; ++i) sums[i] = sums[i] + Vec::load(p + i * Vec::kLanes);
+        }
         keep((sums[0] + sums[1] + sums[2] + sums[3]).sum());
     });
     const double copied = best_seconds(5, [&](int thread, int threads) {
