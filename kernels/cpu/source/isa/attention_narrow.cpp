@@ -9,14 +9,13 @@
 namespace tiercel::TIERCEL_ISA::tiled {
 namespace {
 
-constexpr int64_t kTileWords = kTile * kPairStep;
 constexpr int64_t kValueChunk = 128;  // tokens whose values are added at a time
 
 // Tiles: 0 is a full one, for rows of K or V; 1 queries, 2 scores, 3 weights, 4 to 7 values (`ColumnTiles`).
 
 // scores[16][kColumns] = K Q^T.
 template <int kColumns>
-void multiply_keys(const NarrowKv::KeyTile& keys, int64_t num_steps, const bf16* q, float* scores) {
+void multiply_keys(const KvTiles::KeyTile& keys, int64_t num_steps, const bf16* q, float* scores) {
     stores_before_tiles();
     _tile_zero(2);
     for (int64_t i = 0; i < num_steps; ++i) {
@@ -70,9 +69,9 @@ public:
 private:
     // Each product's result is looked at while the next one is made.
     void multiply_all_keys() {
-        NarrowKv::KeyTile next = kv_.key_tile(first_);
+        KvTiles::KeyTile next = kv_.key_tile(first_);
         for (int64_t t = first_; t < last_; t += kTile) {
-            const NarrowKv::KeyTile keys = next;
+            const KvTiles::KeyTile keys = next;
             if (t + kTile < last_) next = kv_.key_tile(t + kTile);
             multiply_keys<kColumns>(keys, dims_ / 32, q_, raw_ + t * kColumns);
             if (t > first_) look_at(t - kTile);
@@ -176,8 +175,6 @@ void attend_narrow_split(const Split& split, const uint8_t* queries, uint8_t* sc
         default: return attend_columns<16>(split, queries, scratch, partial);
     }
 }
-
-void narrow_in_order(const PagedKv& kv, const float* from, float* to) { NarrowKv::in_order(kv, from, to); }
 
 }  // namespace tiercel::TIERCEL_ISA::tiled
 #endif

@@ -13,18 +13,19 @@ namespace {
 // that has been weighed before.
 constexpr int64_t kSlots = kSplitTokens / kChunkTokens + 1;
 
-constexpr int64_t kTileFloats = kTile * kTile;
-constexpr int64_t kScratchFloats = kSlots * kChunkScores + 2 * (2 * kTileFloats + kTile);
-constexpr int64_t kWeightWords = kTile * kChunkTokens;
+constexpr int64_t kChunkSteps = kChunkTokens / kPairStep;
+constexpr int64_t kByPlace = kPairColumns * kTile;
+constexpr int64_t kScratchFloats = kSlots * kChunkScores + 2 * (2 * kByPlace + kPairColumns);
+constexpr int64_t kWeightWords = kPairColumns * kChunkTokens;
 
-// Sixteen columns on their way through a split.
-struct ColumnTile {
+// Two tiles of columns on their way through a split.
+struct ColumnPair {
     int64_t column = 0;
     int64_t first = 0, last = 0;  // tokens of the split that any of them sees
     int64_t slot = 0;             // of the first chunk's scores
-    float* highest = nullptr;     // [16 columns][16], by place in sixteen; not scaled where score_scale alone would do it
-    float* sums = nullptr;        // [16 columns][16], likewise
-    float* lowered = nullptr;     // [16 columns], 0 - the highest score
+    float* highest = nullptr;     // [kPairColumns][16], by place in sixteen; not scaled where score_scale alone would do it
+    float* sums = nullptr;        // [kPairColumns][16], likewise
+    float* lowered = nullptr;     // [kPairColumns], 0 - the highest score
 
     bool sees(int64_t chunk) const { return first < chunk + kChunkTokens && chunk < last; }
     Steps steps(int64_t chunk) const {
@@ -35,8 +36,8 @@ struct ColumnTile {
 
 // A tile's scores of a chunk.
 struct Scores {
-    const ColumnTile* columns = nullptr;
-    float* data = nullptr;  // [16 columns][kChunkTokens]
+    const ColumnPair* columns = nullptr;
+    float* data = nullptr;  // [kPairColumns][kChunkTokens]
     int64_t chunk = 0;
     Steps steps;
     bool all_seen = false;
@@ -72,30 +73,33 @@ Vec total_of(const float* by_place, Vec (*both)(Vec, Vec)) {
 template <bool kScaled>
 class WideSplit {
 public:
-    WideSplit(const Split& split, TiledKv& kv, const bf16* queries, uint8_t* memory, const Partial& partial)
+    WideSplit(const Split& split, const PackedSplit& kv, const bf16* queries, uint8_t* memory, const Partial& partial)
         : split_(split), kv_(kv), queries_(queries), partial_(partial), dims_(padded_dims(split.kv)),
-          keys_(kv, split.kv, memory) {
-        scores_ = reinterpret_cast<float*>(memory + PackedKeys::scratch_bytes(split.kv));
+          products_(queries, dims_) {
+        scores_ = reinterpret_cast<float*>(memory);
         float* others = scores_ + kSlots * kChunkScores;
-        for (ColumnTile* columns : {&now_, &next_}) {
+        for (ColumnPair* columns : {&now_, &next_}) {
             columns->highest = others;
-            columns->sums = others + kTileFloats;
-            columns->lowered = others + 2 * kTileFloats;
-            others += 2 * kTileFloats + kTile;
+            columns->sums = others + kByPlace;
+            columns->lowered = others + 2 * kByPlace;
+            others += 2 * kByPlace + kPairColumns;
         }
         weights_[0] = reinterpret_cast<bf16*>(others);
         weights_[1] = weights_[0] + kWeightWords;
     }
 
     void run() {
-        for (int64_t column = 0; now_.last > 0 || column < split_.columns; column += kTile) {
+        for (int64_t column = 0; now_.last > 0 || column < split_.columns; column += kPairColumns) {
             start(next_, column);
             for (int64_t chunk = 0; chunk < split_.count; chunk += kChunkTokens) {
                 if (next_.sees(chunk)) multiply_keys(chunk);
                 if (now_.sees(chunk)) weigh(chunk);
-                else if (query_keys_.left() > 0) pass();
+                else if (making_.columns != nullptr) pass();
             }
-            if (now_.last > 0) total_of(now_.sums, [](Vec a, Vec b) { return a + b; }).store(partial_.sums + now_.column);
+            if (now_.last > 0)
+                for (int64_t i = 0; i < kPairColumns; i += kTile)
+                    total_of(now_.sums + i * kTile, [](Vec a, Vec b) { return a + b; })
+                        .store(partial_.sums + now_.column + i);
             if (next_.last > 0) settle_highest();
             std::swap(now_, next_);
         }
@@ -103,74 +107,68 @@ public:
     }
 
 private:
-    void start(ColumnTile& columns, int64_t column) {
+    void start(ColumnPair& columns, int64_t column) {
         columns.column = column;
         columns.first = columns.last = 0;
         columns.slot = (now_.slot + kSlots - 1) % kSlots;
         if (column >= split_.columns) return;
-        const int64_t first = split_.first_seen(column), last = split_.last_seen(column + kTile - 1);
-        if (first >= last) return clear_columns(partial_, column, column + kTile, dims_);
+        const int64_t first = split_.first_seen(column), last = split_.last_seen(column + kPairColumns - 1);
+        if (first >= last) return clear_columns(partial_, column, column + kPairColumns, dims_);
         columns.first = first;
         columns.last = last;
-        std::fill_n(columns.highest, kTileFloats, -__builtin_inff());
-        std::fill_n(columns.sums, kTileFloats, 0.0f);
+        std::fill_n(columns.highest, kByPlace, -__builtin_inff());
+        std::fill_n(columns.sums, kByPlace, 0.0f);
     }
 
     // The next tile's.
     void settle_highest() {
-        for (int i = 0; i < kTile; ++i) raise_highest(made_, i);
+        for (int i = 0; i < kPairColumns; ++i) raise_highest(made_, i);
         made_ = {};
-        Vec highest = total_of(next_.highest, [](Vec a, Vec b) { return max(a, b); });
-        if (!kScaled) highest = highest * Vec::of(split_.score_scale);
-        highest = max(highest, Vec::of(kNoScore));
-        highest.store(partial_.highest + next_.column);
-        (Vec::zero() - highest).store(next_.lowered);
+        for (int64_t i = 0; i < kPairColumns; i += kTile) {
+            Vec highest = total_of(next_.highest + i * kTile, [](Vec a, Vec b) { return max(a, b); });
+            if (!kScaled) highest = highest * Vec::of(split_.score_scale);
+            highest = max(highest, Vec::of(kNoScore));
+            highest.store(partial_.highest + next_.column + i);
+            (Vec::zero() - highest).store(next_.lowered + i);
+        }
     }
 
-    Scores scores_of(const ColumnTile& columns, int64_t chunk) const {
+    Scores scores_of(const ColumnPair& columns, int64_t chunk) const {
         const Steps steps = columns.steps(chunk);
         const int64_t start = split_.start + chunk;
         return {&columns, scores_ + (columns.slot + chunk / kChunkTokens) % kSlots * kChunkScores, chunk, steps,
-                split_.low[columns.column + kTile - 1] <= static_cast<float>(start + steps.first * kPairStep) &&
+                split_.low[columns.column + kPairColumns - 1] <= static_cast<float>(start + steps.first * kPairStep) &&
                     static_cast<float>(start + steps.last * kPairStep) <= split_.high[columns.column]};
     }
 
     // The products of the next tile's queries with a chunk's keys are what to make next.
     void multiply_keys(int64_t chunk) {
         making_ = scores_of(next_, chunk);
-        const Steps steps = making_.steps;
-        keys_.fetch(chunk + steps.first * kPairStep, chunk + steps.last * kPairStep);
-        query_keys_ = QueryKeys(queries_ + next_.column * dims_, keys_, chunk, steps, dims_, making_.data);
+        products_.start_keys(next_.column, kv_, chunk, making_.steps, making_.data);
     }
 
     void weigh(int64_t chunk) {
         const Scores scores = scores_of(now_, chunk);
-        for (int64_t step = scores.steps.first; step < scores.steps.last; ++step)
-            kv_.fetch_values(chunk + step * kPairStep);
         bf16* weights = weights_[0];
         std::swap(weights_[0], weights_[1]);
         if (!scores.all_seen) pass([&](int i) { weigh_column<true>(scores, scores.steps, i, weights); });
         else if (scores.steps.number() < kChunkTokens / kPairStep)
             pass([&](int i) { weigh_column<false>(scores, scores.steps, i, weights); });
         else pass([&](int i) { weigh_column<false>(scores, {0, kChunkTokens / kPairStep}, i, weights); });
-        weight_values_ = WeightValues(weights, kv_, chunk, scores.steps, dims_, chunk <= now_.first,
-                                      partial_.values + now_.column * dims_);
+        products_.start_values(weights, kv_, chunk, scores.steps, chunk <= now_.first,
+                               partial_.values + now_.column * dims_);
     }
 
-    // Sixteen times `work`, and meanwhile the products that are to be made, and the highest of those made before.
+    // kPairColumns times `work`, and meanwhile the products that are to be made, and the highest of those made before.
     template <typename Work>
     void pass(const Work& work) {
-        const int64_t parts = query_keys_.left() + weight_values_.left();
-        for (int i = 0; i < kTile; ++i) {
+        const int64_t parts = products_.left();
+        for (int i = 0; i < kPairColumns; ++i) {
             work(i);
             if (made_.columns != nullptr) raise_highest(made_, i);
-            while ((query_keys_.left() + weight_values_.left()) * kTile > parts * (kTile - 1 - i)) {
-                if (query_keys_.left() > weight_values_.left()) query_keys_.part();
-                else weight_values_.part();
-            }
+            while (products_.left() * kPairColumns > parts * (kPairColumns - 1 - i)) products_.part();
         }
-        query_keys_.finish();
-        weight_values_.finish();
+        products_.finish();
         made_ = making_;
         making_ = {};
     }
@@ -186,12 +184,11 @@ private:
     template <bool kMasked>
     void raise_highest(const Scores& made, int64_t i) const {
         const float* scores = made.data + i * kChunkTokens;
-        const float* factors = kv_.key_factors() + made.chunk;
         const Seen seen(split_, made.columns->column + i, made.chunk);
         Vec highest = Vec::load(made.columns->highest + i * kTile);
         for (int64_t t = made.steps.first * kPairStep; t < made.steps.last * kPairStep; t += kTile) {
             Vec score = Vec::load(scores + t);
-            if constexpr (kScaled) score = score * Vec::load(factors + t);
+            if constexpr (kScaled) score = score * Vec::load(kv_.key_factors() + made.chunk + t);
             if constexpr (kMasked) score = seen.or_hidden(score, t);
             highest = max(score, highest);
         }
@@ -201,7 +198,7 @@ private:
     // The scores of one column to weights, a row of each step's tile.
     template <bool kMasked>
     void weigh_column(const Scores& scores, Steps steps, int64_t i, bf16* weights) const {
-        const ColumnTile& columns = *scores.columns;
+        const ColumnPair& columns = *scores.columns;
         const float* from = scores.data + i * kChunkTokens;
         const Seen seen(split_, columns.column + i, scores.chunk);
         const Vec lowered = Vec::of(columns.lowered[i]);
@@ -217,23 +214,22 @@ private:
         };
         for (int64_t step = steps.first; step < steps.last; ++step) {
             const Vec lower = weight(step * kPairStep), upper = weight(step * kPairStep + kTile);
-            _mm512_store_si512(weights + (step * kTile + i) * kPairStep, (__m512i)_mm512_cvtne2ps_pbh(upper.v, lower.v));
+            bf16* to = weights + ((i / kTile * kChunkSteps + step) * kTile + i % kTile) * kPairStep;
+            _mm512_store_si512(to, (__m512i)_mm512_cvtne2ps_pbh(upper.v, lower.v));
         }
         sum.store(columns.sums + i * kTile);
     }
 
     const Split& split_;
-    TiledKv& kv_;
+    const PackedSplit& kv_;
     const bf16* queries_;
     const Partial& partial_;
     const int64_t dims_;
-    PackedKeys keys_;
     float* scores_;  // [kSlots][kChunkScores]
-    ColumnTile now_, next_;
-    Scores making_, made_;  // by query_keys_; and what has not been looked through for the highest
-    QueryKeys query_keys_;
-    WeightValues weight_values_;
-    bf16* weights_[2];  // [steps of a chunk][16 columns][kPairStep]: to write to next, and what is multiplied
+    ColumnPair now_, next_;
+    Scores making_, made_;  // by products_; and what has not been looked through for the highest
+    PairProducts products_;
+    bf16* weights_[2];  // [steps of a chunk][kPairColumns][kPairStep]: to write to next, and what is multiplied
 };
 
 // Sixteen rows of queries, in place, in the order of the stored dimensions.
@@ -249,9 +245,7 @@ void order_queries(const PagedKv& kv, bf16* rows) {
 
 }  // namespace
 
-int64_t wide_scratch_bytes(const PagedKv& kv) {
-    return PackedKeys::scratch_bytes(kv) + kScratchFloats * 4 + 2 * kWeightWords * 2;
-}
+int64_t wide_scratch_bytes() { return kScratchFloats * 4 + 2 * kWeightWords * 2; }
 
 void put_wide_query(const PagedKv& kv, const float* row, int64_t column, int64_t columns, uint8_t* queries) {
     const int64_t dims = padded_dims(kv);
@@ -262,17 +256,14 @@ void put_wide_query(const PagedKv& kv, const float* row, int64_t column, int64_t
     if (column % kTile == kTile - 1 || column == columns - 1) order_queries(kv, tile);
 }
 
-void wide_in_order(const PagedKv& kv, const float* from, float* to) {
-    if (!is_fp8(kv)) {
-        std::memcpy(to, from, static_cast<size_t>(kv.head_dim * 4));
-        return;
-    }
-    for (int64_t d = 0; d < padded_dims(kv); d += 64) E4m3Widener::in_order(from + d, to + d);
-}
-
-void attend_wide(const Split& split, TiledKv& kv, const bf16* queries, uint8_t* scratch, const Partial& partial) {
-    if (is_fp8(split.kv)) WideSplit<true>(split, kv, queries, scratch, partial).run();
-    else WideSplit<false>(split, kv, queries, scratch, partial).run();
+void attend_wide(const Split& split, PackedSplits& packed, const uint8_t* queries, uint8_t* scratch,
+                 const Partial& partial) {
+    const int64_t first = split.first_seen(0), last = split.last_seen(split.columns - 1);
+    PackedSplit& kv = packed.place_of(split);
+    if (first < last) kv.fetch(split, first, last);
+    const bf16* words = reinterpret_cast<const bf16*>(queries);
+    if (is_fp8(split.kv)) WideSplit<true>(split, kv, words, scratch, partial).run();
+    else WideSplit<false>(split, kv, words, scratch, partial).run();
 }
 
 }  // namespace tiercel::TIERCEL_ISA::tiled
