@@ -304,3 +304,22 @@ def test_a_context_of_more_splits_than_a_thread_keeps_gives_the_same_results(nam
     whole = attended_in_steps(name, torch.bfloat16, layout, None, (q, k, v), [first], 0)
     alone = attended_in_steps(name, torch.bfloat16, layout, None, (q, k, v), [first, first + 5, first + 6], 0)
     assert torch.equal(alone, whole)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize(("group", "window"), [(1, None), (5, 200), (12, None)])
+def test_scores_that_grow_along_the_context_give_the_same_bits_alone_and_in_a_chunk(
+    name: str, kv_dtype: torch.dtype, group: int, window: int | None
+) -> None:
+    """Softmax goes by chunks of tokens, and what has been added up is put right where a later score is far higher."""
+    num_tokens, head_dim = 700, 64
+    layout = BlockLayout(1, 1, head_dim, 16, kv_dtype)
+    merged = random_heads(num_tokens, group + 2, head_dim, torch.bfloat16, group)
+    q, k, v = merged.split((group, 1, 1), dim=1)
+    k = k * torch.linspace(0.1, 12, num_tokens)[:, None, None].bfloat16()
+    whole = attended_in_steps(name, torch.bfloat16, layout, window, (q, k, v), [], 0)
+    cuts = [100, 101, 260, *range(508, 516), 640, 641, 699]
+    assert torch.equal(attended_in_steps(name, torch.bfloat16, layout, window, (q, k, v), cuts, 0), whole)
+    exact = attended_in_steps(name, torch.float32, layout, window, (q.float(), k.float(), v.float()), [], 0)
+    assert torch.allclose(whole.float(), exact, atol=0.06, rtol=0.06)

@@ -9,8 +9,6 @@
 namespace tiercel::TIERCEL_ISA::tiled {
 namespace {
 
-constexpr int64_t kValueChunk = 128;  // tokens whose values are added at a time
-
 // Tiles: 0 is a full one, for rows of K or V; 1 queries, 2 scores, 3 weights, 4 to 7 values (`ColumnTiles`).
 
 // scores[16][kColumns] = K Q^T.
@@ -55,14 +53,18 @@ public:
     void attend(const Partial& partial) {
         multiply_all_keys();
         // Of all dimensions in turn, so that memory is read evenly; what a product adds to goes through the first cache.
-        const int64_t chunk = dims_ <= 64 ? kSplitTokens : kValueChunk;
-        for (int64_t t = first_; t < last_; t += chunk)
+        for (int64_t t = first_; t < last_;) {
+            const int64_t chunk = t / kChunkTokens, end = std::min((chunk + 1) * kChunkTokens, last_);
+            alignas(64) float factors[16];
+            if (scores_.start_chunk(chunk, factors) && t > first_)
+                scale_columns(factors, kColumns, dims_, partial.values);
             for (int64_t dim = 0; dim < dims_; dim += 64) {
-                const int64_t end = std::min(t + chunk, last_);
                 if (dims_ - dim >= 64) add_values<4>(t, end, dim, partial.values + dim);
                 else add_values<2>(t, end, dim, partial.values + dim);
             }
-        scores_.highest().store(partial.highest);
+            t = end;
+        }
+        scores_.base().store(partial.highest);
         scores_.total().store(partial.sums);
     }
 
@@ -77,10 +79,12 @@ private:
             if (t > first_) look_at(t - kTile);
         }
         look_at((last_ - 1) / kTile * kTile);
-        scores_.end_look();
     }
 
-    void look_at(int64_t t) { scores_.look_at(raw_ + t * kColumns, t, has_scales_ ? kv_.key_factors() + t : nullptr); }
+    void look_at(int64_t t) {
+        scores_.look_at(raw_ + t * kColumns, t, has_scales_ ? kv_.key_factors() + t : nullptr);
+        if (t + kTile >= last_ || (t + kTile) % kChunkTokens == 0) scores_.end_look(t / kChunkTokens);
+    }
 
     template <int kTiles>
     void add_values(int64_t first, int64_t last, int64_t dim, float* values) {
@@ -117,8 +121,8 @@ private:
     const bf16* prepare(int64_t t, int64_t dim) {
         const bf16* tiles = kv_.value_tiles(t, dim);
         if (dim == 0)
-            scores_.weigh(raw_ + t * kColumns, t, has_scales_ ? kv_.key_factors() + t : nullptr,
-                          has_scales_ ? kv_.value_factors() + t : nullptr, weights_ + t * kColumns);
+            scores_.weigh(raw_ + t * kColumns, t, has_scales_ ? kv_.value_factors() + t : nullptr,
+                          weights_ + t * kColumns);
         return tiles;
     }
 
@@ -151,21 +155,13 @@ int64_t narrow_scratch_bytes(const PagedKv& kv) {
 void put_narrow_query(const PagedKv& kv, const float* row, int64_t column, int64_t columns, uint8_t* queries) {
     const int64_t dims = padded_dims(kv);
     const int width = narrow_columns(columns);
-    alignas(64) bf16 words[kMaxHeadDim] = {};
-    for (int64_t d = 0; d < kv.head_dim; d += 8)
-        _mm_store_si128(reinterpret_cast<__m128i*>(words + d), to_bf16(_mm256_loadu_ps(row + d)));
+    alignas(64) bf16 words[kMaxHeadDim];
+    KvTiles::put_query(kv, row, words);
     const __m512i places = _mm512_mullo_epi32(
         _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi32(width));
     uint32_t* to = reinterpret_cast<uint32_t*>(queries) + column;
-    for (int64_t step = 0; step < dims / 32; ++step, to += kTile * width) {
-        __m512i pairs = _mm512_load_si512(words + step * 32);
-        if (is_fp8(kv)) {
-            // The order of E4m3Widener::key: every other eight of 64.
-            const __m512i a = _mm512_load_si512(words + step / 2 * 64), b = _mm512_load_si512(words + step / 2 * 64 + 32);
-            pairs = step % 2 ? _mm512_shuffle_i32x4(a, b, 0xdd) : _mm512_shuffle_i32x4(a, b, 0x88);
-        }
-        _mm512_i32scatter_epi32(to, places, pairs, 4);
-    }
+    for (int64_t step = 0; step < dims / 32; ++step, to += kTile * width)
+        _mm512_i32scatter_epi32(to, places, _mm512_load_si512(words + step * 32), 4);
 }
 
 void attend_narrow_split(const Split& split, const uint8_t* queries, uint8_t* scratch, const Partial& partial) {

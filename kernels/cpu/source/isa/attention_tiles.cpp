@@ -17,7 +17,7 @@ int64_t scratch_bytes(const PagedKv& kv) {
 
 void put_query(const PagedKv& kv, const float* row, int64_t column, int64_t columns, uint8_t* queries) {
     if (columns <= kFewColumns) put_narrow_query(kv, row, column, columns, queries);
-    else put_wide_query(kv, row, column, columns, queries);
+    else put_wide_query(kv, row, column, queries);
 }
 
 void attend_split(const Split& split, PackedSplits& packed, const uint8_t* queries, uint8_t* scratch,

@@ -2,45 +2,27 @@
 
 #if defined(TIERCEL_ISA_AMX)
 #include "attention_wide.h"
-#include "exp2.h"
+#include "chunk_softmax.h"
 #include "tile_products.h"
 #include "transpose.h"
 
 namespace tiercel::TIERCEL_ISA::tiled {
 namespace {
 
-// A tile's scores, and a chunk to spare: the next tile's are made while this one's are weighed, each in the place of the chunk
-// that has been weighed before.
-constexpr int64_t kSlots = kSplitTokens / kChunkTokens + 1;
+constexpr int64_t kTileFloats = kTile * kTile;
+constexpr int64_t kWeightWords = kTile * kChunkTokens;
+constexpr int64_t kScratchFloats = 2 * kChunkScores + 2 * kTileFloats + 2 * kTile;
 
-constexpr int64_t kChunkSteps = kChunkTokens / kPairStep;
-constexpr int64_t kByPlace = kPairColumns * kTile;
-constexpr int64_t kScratchFloats = kSlots * kChunkScores + 2 * (2 * kByPlace + kPairColumns);
-constexpr int64_t kWeightWords = kPairColumns * kChunkTokens;
-
-// Two tiles of columns on their way through a split.
-struct ColumnPair {
-    int64_t column = 0;
-    int64_t first = 0, last = 0;  // tokens of the split that any of them sees
-    int64_t slot = 0;             // of the first chunk's scores
-    float* highest = nullptr;     // [kPairColumns][16], by place in sixteen; not scaled where score_scale alone would do it
-    float* sums = nullptr;        // [kPairColumns][16], likewise
-    float* lowered = nullptr;     // [kPairColumns], 0 - the highest score
-
-    bool sees(int64_t chunk) const { return first < chunk + kChunkTokens && chunk < last; }
-    Steps steps(int64_t chunk) const {
-        return {std::max<int64_t>(0, first - chunk) / kPairStep,
-                (std::min(last - chunk, kChunkTokens) + kPairStep - 1) / kPairStep};
-    }
-};
-
-// A tile's scores of a chunk.
-struct Scores {
-    const ColumnPair* columns = nullptr;
-    float* data = nullptr;  // [kPairColumns][kChunkTokens]
+// Sixteen columns and a chunk of tokens of which any of them sees something.
+struct Piece {
+    int64_t column = -1;  // of the first; below 0: there is none
     int64_t chunk = 0;
     Steps steps;
+    bool is_first = false, is_last = false;  // of the columns' chunks
     bool all_seen = false;
+    float* scores = nullptr;  // [16 columns][kChunkTokens]
+
+    bool is_there() const { return column >= 0; }
 };
 
 // What a chunk's vectors of one column need to know: which tokens the column sees.
@@ -67,193 +49,186 @@ Vec total_of(const float* by_place, Vec (*both)(Vec, Vec)) {
     return sums[0];
 }
 
-// The unit that multiplies tiles and those that work on vectors are kept busy at the same time: while a tile of columns has
-// its scores of a chunk weighed, another one's products P V are made and a third one's Q K^T, whose scores take the
-// place of such as have been weighed.
+// Piece by piece, with what takes turns in the first cache: while a piece's scores are weighed, the next one's are made and
+// the values of the one before are added up, so that neither tiles nor vectors are idle for long.
 template <bool kScaled>
 class WideSplit {
 public:
     WideSplit(const Split& split, const PackedSplit& kv, const bf16* queries, uint8_t* memory, const Partial& partial)
-        : split_(split), kv_(kv), queries_(queries), partial_(partial), dims_(padded_dims(split.kv)),
-          products_(queries, dims_) {
-        scores_ = reinterpret_cast<float*>(memory);
-        float* others = scores_ + kSlots * kChunkScores;
-        for (ColumnPair* columns : {&now_, &next_}) {
-            columns->highest = others;
-            columns->sums = others + kByPlace;
-            columns->lowered = others + 2 * kByPlace;
-            others += 2 * kByPlace + kPairColumns;
-        }
-        weights_[0] = reinterpret_cast<bf16*>(others);
+        : split_(split), kv_(kv), queries_(queries), partial_(partial), dims_(padded_dims(split.kv)) {
+        scores_[0] = reinterpret_cast<float*>(memory);
+        scores_[1] = scores_[0] + kChunkScores;
+        highest_ = scores_[1] + kChunkScores;
+        sums_ = highest_ + kTileFloats;
+        base_ = sums_ + kTileFloats;
+        factors_ = base_ + kTile;
+        weights_[0] = reinterpret_cast<bf16*>(factors_ + kTile);
         weights_[1] = weights_[0] + kWeightWords;
     }
 
     void run() {
-        for (int64_t column = 0; now_.last > 0 || column < split_.columns; column += kPairColumns) {
-            start(next_, column);
-            for (int64_t chunk = 0; chunk < split_.count; chunk += kChunkTokens) {
-                if (next_.sees(chunk)) multiply_keys(chunk);
-                if (now_.sees(chunk)) weigh(chunk);
-                else if (making_.columns != nullptr) pass();
-            }
-            if (now_.last > 0)
-                for (int64_t i = 0; i < kPairColumns; i += kTile)
-                    total_of(now_.sums + i * kTile, [](Vec a, Vec b) { return a + b; })
-                        .store(partial_.sums + now_.column + i);
-            if (next_.last > 0) settle_highest();
-            std::swap(now_, next_);
+        Piece piece = next_of({});
+        if (!piece.is_there()) return;
+        start_scores(piece);
+        while (query_keys_.left() > 0) query_keys_.part();
+        query_keys_.finish();
+        while (piece.is_there()) {
+            const Piece next = next_of(piece);
+            if (next.is_there()) start_scores(next);
+            parts_ = query_keys_.left() + weight_values_.left();
+            if (!piece.all_seen) attend<true>(piece, piece.steps);
+            else if (piece.steps.number() < kChunkSteps) attend<false>(piece, piece.steps);
+            else attend<false>(piece, {0, kChunkSteps});
+            piece = next;
         }
-        pass();
+        finish_values();
     }
 
 private:
-    void start(ColumnPair& columns, int64_t column) {
-        columns.column = column;
-        columns.first = columns.last = 0;
-        columns.slot = (now_.slot + kSlots - 1) % kSlots;
-        if (column >= split_.columns) return;
-        const int64_t first = split_.first_seen(column), last = split_.last_seen(column + kPairColumns - 1);
-        if (first >= last) return clear_columns(partial_, column, column + kPairColumns, dims_);
-        columns.first = first;
-        columns.last = last;
-        std::fill_n(columns.highest, kByPlace, -__builtin_inff());
-        std::fill_n(columns.sums, kByPlace, 0.0f);
-    }
-
-    // The next tile's.
-    void settle_highest() {
-        for (int i = 0; i < kPairColumns; ++i) raise_highest(made_, i);
-        made_ = {};
-        for (int64_t i = 0; i < kPairColumns; i += kTile) {
-            Vec highest = total_of(next_.highest + i * kTile, [](Vec a, Vec b) { return max(a, b); });
-            if (!kScaled) highest = highest * Vec::of(split_.score_scale);
-            highest = max(highest, Vec::of(kNoScore));
-            highest.store(partial_.highest + next_.column + i);
-            (Vec::zero() - highest).store(next_.lowered + i);
+    // The one after `piece`, or the first; clears the columns between that see nothing.
+    Piece next_of(const Piece& piece) {
+        int64_t column = std::max<int64_t>(0, piece.column), chunk = piece.chunk + kChunkTokens;
+        for (bool is_new = !piece.is_there();; is_new = true) {
+            if (column >= split_.columns) return {};
+            const int64_t first = split_.first_seen(column), last = split_.last_seen(column + kTile - 1);
+            if (is_new && first < last) chunk = first / kChunkTokens * kChunkTokens;
+            if (first < last && chunk < last) return piece_of(column, chunk, first, last);
+            if (first >= last) clear_columns(partial_, column, column + kTile, dims_);
+            column += kTile;
         }
     }
 
-    Scores scores_of(const ColumnPair& columns, int64_t chunk) const {
-        const Steps steps = columns.steps(chunk);
+    Piece piece_of(int64_t column, int64_t chunk, int64_t first, int64_t last) {
+        std::swap(scores_[0], scores_[1]);
+        const Steps steps{std::max<int64_t>(0, first - chunk) / kPairStep,
+                          (std::min(last - chunk, kChunkTokens) + kPairStep - 1) / kPairStep};
         const int64_t start = split_.start + chunk;
-        return {&columns, scores_ + (columns.slot + chunk / kChunkTokens) % kSlots * kChunkScores, chunk, steps,
-                split_.low[columns.column + kPairColumns - 1] <= static_cast<float>(start + steps.first * kPairStep) &&
-                    static_cast<float>(start + steps.last * kPairStep) <= split_.high[columns.column]};
+        return {column, chunk, steps, chunk <= first, chunk + kChunkTokens >= last,
+                split_.low[column + kTile - 1] <= static_cast<float>(start + steps.first * kPairStep) &&
+                    static_cast<float>(start + steps.last * kPairStep) <= split_.high[column],
+                scores_[0]};
     }
 
-    // The products of the next tile's queries with a chunk's keys are what to make next.
-    void multiply_keys(int64_t chunk) {
-        making_ = scores_of(next_, chunk);
-        products_.start_keys(next_.column, kv_, chunk, making_.steps, making_.data);
+    void start_scores(const Piece& piece) {
+        query_keys_ = QueryKeys(queries_ + piece.column * dims_, kv_, piece.chunk, piece.steps, dims_, piece.scores);
     }
 
-    void weigh(int64_t chunk) {
-        const Scores scores = scores_of(now_, chunk);
+    template <bool kMasked>
+    void attend(const Piece& piece, Steps steps) {
+        if (piece.is_first) {
+            Vec::of(kNoScore).store(base_);
+            std::fill_n(sums_, kTileFloats, 0.0f);
+        }
+        for (int i = 0; i < kTile; ++i) {
+            look_at_column<kMasked>(piece, steps, i);
+            if (i % 4 == 3) make_parts(i / 4 + 1);
+        }
+        raise_base(piece);
         bf16* weights = weights_[0];
         std::swap(weights_[0], weights_[1]);
-        if (!scores.all_seen) pass([&](int i) { weigh_column<true>(scores, scores.steps, i, weights); });
-        else if (scores.steps.number() < kChunkTokens / kPairStep)
-            pass([&](int i) { weigh_column<false>(scores, scores.steps, i, weights); });
-        else pass([&](int i) { weigh_column<false>(scores, {0, kChunkTokens / kPairStep}, i, weights); });
-        products_.start_values(weights, kv_, chunk, scores.steps, chunk <= now_.first,
-                               partial_.values + now_.column * dims_);
-    }
-
-    // kPairColumns times `work`, and meanwhile the products that are to be made, and the highest of those made before.
-    template <typename Work>
-    void pass(const Work& work) {
-        const int64_t parts = products_.left();
-        for (int i = 0; i < kPairColumns; ++i) {
-            work(i);
-            if (made_.columns != nullptr) raise_highest(made_, i);
-            while (products_.left() * kPairColumns > parts * (kPairColumns - 1 - i)) products_.part();
+        for (int i = 0; i < kTile; ++i) {
+            weigh_column<kMasked>(piece, steps, i, weights);
+            make_parts(kTile / 4 + i + 1);
         }
-        products_.finish();
-        made_ = making_;
-        making_ = {};
-    }
-    void pass() {
-        pass([](int) {});
+        query_keys_.finish();
+        weight_values_.finish();
+        weight_values_ = WeightValues(weights, kv_, piece.chunk, steps, dims_, piece.is_first,
+                                      partial_.values + piece.column * dims_);
+        if (!piece.is_last) return;
+        total_of(sums_, [](Vec a, Vec b) { return a + b; }).store(partial_.sums + piece.column);
+        Vec::load(base_).store(partial_.highest + piece.column);
     }
 
-    // The highest scores of one column. A NaN is left out.
-    void raise_highest(const Scores& made, int64_t i) const {
-        if (made.all_seen) raise_highest<false>(made, i);
-        else raise_highest<true>(made, i);
+    // Those of the products' parts that are due when so much of a piece is done.
+    void make_parts(int64_t done) {
+        while ((query_keys_.left() + weight_values_.left()) * kPieceWork > parts_ * (kPieceWork - done)) {
+            if (query_keys_.left() > weight_values_.left()) query_keys_.part();
+            else weight_values_.part();
+        }
     }
+
+    void finish_values() {
+        while (weight_values_.left() > 0) weight_values_.part();
+        weight_values_.finish();
+    }
+
+    void raise_base(const Piece& piece) {
+        const Vec before = Vec::load(base_);
+        const Vec base = raised_base(before, total_of(highest_, [](Vec a, Vec b) { return max(a, b); }));
+        if (!any_differs(before, base)) return;
+        base.store(base_);
+        if (piece.is_first) return;
+        finish_values();
+        exp2(before - base).store(factors_);
+        scale_columns(factors_, kTile, kTile, sums_);
+        scale_columns(factors_, kTile, dims_, partial_.values + piece.column * dims_);
+    }
+
+    // The highest scores of one column, by place in sixteen, and the scores with their factors. A NaN is left out.
     template <bool kMasked>
-    void raise_highest(const Scores& made, int64_t i) const {
-        const float* scores = made.data + i * kChunkTokens;
-        const Seen seen(split_, made.columns->column + i, made.chunk);
-        Vec highest = Vec::load(made.columns->highest + i * kTile);
-        for (int64_t t = made.steps.first * kPairStep; t < made.steps.last * kPairStep; t += kTile) {
+    void look_at_column(const Piece& piece, Steps steps, int64_t i) const {
+        float* scores = piece.scores + i * kChunkTokens;
+        const Seen seen(split_, piece.column + i, piece.chunk);
+        Vec highest = Vec::of(kNoScore);
+        for (int64_t t = steps.first * kPairStep; t < steps.last * kPairStep; t += kTile) {
             Vec score = Vec::load(scores + t);
-            if constexpr (kScaled) score = score * Vec::load(kv_.key_factors() + made.chunk + t);
+            if constexpr (kScaled) {
+                score = score * Vec::load(kv_.key_factors() + piece.chunk + t);
+                score.store(scores + t);
+            }
             if constexpr (kMasked) score = seen.or_hidden(score, t);
             highest = max(score, highest);
         }
-        highest.store(made.columns->highest + i * kTile);
+        highest.store(highest_ + i * kTile);
     }
 
     // The scores of one column to weights, a row of each step's tile.
     template <bool kMasked>
-    void weigh_column(const Scores& scores, Steps steps, int64_t i, bf16* weights) const {
-        const ColumnPair& columns = *scores.columns;
-        const float* from = scores.data + i * kChunkTokens;
-        const Seen seen(split_, columns.column + i, scores.chunk);
-        const Vec lowered = Vec::of(columns.lowered[i]);
-        Vec sum = Vec::load(columns.sums + i * kTile);
+    void weigh_column(const Piece& piece, Steps steps, int64_t i, bf16* weights) const {
+        const float* scores = piece.scores + i * kChunkTokens;
+        const Seen seen(split_, piece.column + i, piece.chunk);
+        const Vec base = Vec::of(base_[i]);
+        Vec sum = Vec::load(sums_ + i * kTile);
         const auto weight = [&](int64_t t) {
-            const Vec factor = kScaled ? Vec::load(kv_.key_factors() + scores.chunk + t) : Vec::of(split_.score_scale);
-            Vec score = fma(Vec::load(from + t), factor, lowered);
+            Vec score = Vec::load(scores + t) - base;
             if constexpr (kMasked) score = seen.or_hidden(score, t);
             const Vec weight = exp2_for_bf16(score);
             sum = sum + weight;
             // Without scales the factors are 1 for what can be seen.
-            return kScaled ? weight * Vec::load(kv_.value_factors() + scores.chunk + t) : weight;
+            return kScaled ? weight * Vec::load(kv_.value_factors() + piece.chunk + t) : weight;
         };
         for (int64_t step = steps.first; step < steps.last; ++step) {
             const Vec lower = weight(step * kPairStep), upper = weight(step * kPairStep + kTile);
-            bf16* to = weights + ((i / kTile * kChunkSteps + step) * kTile + i % kTile) * kPairStep;
-            _mm512_store_si512(to, (__m512i)_mm512_cvtne2ps_pbh(upper.v, lower.v));
+            _mm512_store_si512(weights + (step * kTile + i) * kPairStep, (__m512i)_mm512_cvtne2ps_pbh(upper.v, lower.v));
         }
-        sum.store(columns.sums + i * kTile);
+        sum.store(sums_ + i * kTile);
     }
+
+    static constexpr int64_t kChunkSteps = kChunkTokens / kPairStep;
+    static constexpr int64_t kPieceWork = kTile / 4 + kTile;  // a column's look takes a quarter of what weighing does
 
     const Split& split_;
     const PackedSplit& kv_;
     const bf16* queries_;
     const Partial& partial_;
     const int64_t dims_;
-    float* scores_;  // [kSlots][kChunkScores]
-    ColumnPair now_, next_;
-    Scores making_, made_;  // by products_; and what has not been looked through for the highest
-    PairProducts products_;
-    bf16* weights_[2];  // [steps of a chunk][kPairColumns][kPairStep]: to write to next, and what is multiplied
+    float* scores_[2];  // that of the last piece that was asked for, then the other one
+    float* highest_;    // [16 columns][16], by place in sixteen
+    float* sums_;       // [16 columns][16], likewise
+    float* base_;       // [16 columns]
+    float* factors_;    // [16 columns]
+    bf16* weights_[2];  // [steps of a chunk][16 columns][kPairStep]: to write to next, and what is multiplied
+    int64_t parts_ = 0; // of products, when the piece began
+    QueryKeys query_keys_;
+    WeightValues weight_values_;
 };
-
-// Sixteen rows of queries, in place, in the order of the stored dimensions.
-void order_queries(const PagedKv& kv, bf16* rows) {
-    if (!is_fp8(kv)) return;
-    // The order of E4m3Widener::key: every other eight of 64.
-    for (int64_t i = 0; i < kTile * padded_dims(kv); i += 64) {
-        const __m512i a = _mm512_load_si512(rows + i), b = _mm512_load_si512(rows + i + 32);
-        _mm512_store_si512(rows + i, _mm512_shuffle_i32x4(a, b, 0x88));
-        _mm512_store_si512(rows + i + 32, _mm512_shuffle_i32x4(a, b, 0xdd));
-    }
-}
 
 }  // namespace
 
 int64_t wide_scratch_bytes() { return kScratchFloats * 4 + 2 * kWeightWords * 2; }
 
-void put_wide_query(const PagedKv& kv, const float* row, int64_t column, int64_t columns, uint8_t* queries) {
-    const int64_t dims = padded_dims(kv);
-    bf16* tile = reinterpret_cast<bf16*>(queries) + column / kTile * kTile * dims;
-    bf16* words = tile + column % kTile * dims;
-    for (int64_t d = 0; d < kv.head_dim; d += 8)
-        _mm_store_si128(reinterpret_cast<__m128i*>(words + d), to_bf16(_mm256_loadu_ps(row + d)));
-    if (column % kTile == kTile - 1 || column == columns - 1) order_queries(kv, tile);
+void put_wide_query(const PagedKv& kv, const float* row, int64_t column, uint8_t* queries) {
+    KvTiles::put_query(kv, row, reinterpret_cast<bf16*>(queries) + column * padded_dims(kv));
 }
 
 void attend_wide(const Split& split, PackedSplits& packed, const uint8_t* queries, uint8_t* scratch,

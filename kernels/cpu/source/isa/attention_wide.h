@@ -10,7 +10,7 @@ namespace tiercel::TIERCEL_ISA::tiled {
 int64_t wide_scratch_bytes();
 
 // As put_query() of attention_tiles.h.
-void put_wide_query(const PagedKv& kv, const float* row, int64_t column, int64_t columns, uint8_t* queries);
+void put_wide_query(const PagedKv& kv, const float* row, int64_t column, uint8_t* queries);
 
 // `queries`: [columns of whole tiles][padded dims].
 void attend_wide(const Split& split, PackedSplits& packed, const uint8_t* queries, uint8_t* scratch,

@@ -160,6 +160,23 @@ void KvTiles::values(int64_t t, int64_t dim, bf16* to) const {
     });
 }
 
+void KvTiles::put_query(const PagedKv& kv, const float* row, bf16* words) {
+    const int64_t dims = padded_dims(kv);
+    const auto words_at = [&](int64_t d) {
+        return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(row + d + 16), _mm512_loadu_ps(row + d));
+    };
+    if (!is_fp8(kv)) {
+        for (int64_t d = 0; d < dims; d += 32) _mm512_store_si512(words + d, words_at(d));
+        return;
+    }
+    // The first eight of every sixteen, then the others.
+    for (int64_t d = 0; d < dims; d += 64) {
+        const __m512i low = words_at(d), high = words_at(d + 32);
+        _mm512_store_si512(words + d, _mm512_shuffle_i32x4(low, high, 0x88));
+        _mm512_store_si512(words + d + 32, _mm512_shuffle_i32x4(low, high, 0xdd));
+    }
+}
+
 void KvTiles::in_order(const PagedKv& kv, const float* from, float* to) {
     const int64_t dims = padded_dims(kv);
     if (is_fp8(kv)) {
@@ -167,11 +184,12 @@ void KvTiles::in_order(const PagedKv& kv, const float* from, float* to) {
         return;
     }
     // The first tile of two has, four by four, every other four dimensions.
-    for (int64_t d = 0; d < dims; d += 32)
-        for (int64_t i = 0; i < 16; i += 4) {
-            _mm_storeu_ps(to + d + 2 * i, _mm_loadu_ps(from + d + i));
-            _mm_storeu_ps(to + d + 2 * i + 4, _mm_loadu_ps(from + d + 16 + i));
-        }
+    const __m512i low = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0), high = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
+    for (int64_t d = 0; d < dims; d += 32) {
+        const __m512d a = _mm512_castps_pd(_mm512_loadu_ps(from + d)), b = _mm512_castps_pd(_mm512_loadu_ps(from + d + 16));
+        _mm512_storeu_pd(to + d, _mm512_permutex2var_pd(a, low, b));
+        _mm512_storeu_pd(to + d + 16, _mm512_permutex2var_pd(a, high, b));
+    }
 }
 
 }  // namespace tiercel::TIERCEL_ISA::tiled

@@ -41,6 +41,9 @@ public:
     // factors[t ...] = `unit` times the scales of tokens [t, t + number); nothing is written from the split's count on.
     void load_factors(bool is_value, int64_t t, int64_t number, float unit, float* factors) const;
 
+    // A query's row, with zeros up to padded_dims(), in the order of keys().
+    static void put_query(const PagedKv& kv, const float* row, bf16* words);
+
     // A result's values to the order of the head's dimensions.
     static void in_order(const PagedKv& kv, const float* from, float* to);
 
