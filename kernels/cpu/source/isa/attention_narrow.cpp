@@ -54,10 +54,12 @@ public:
         multiply_all_keys();
         // Of all dimensions in turn, so that memory is read evenly; what a product adds to goes through the first cache.
         for (int64_t t = first_; t < last_;) {
-            const int64_t chunk = t / kChunkTokens, end = std::min((chunk + 1) * kChunkTokens, last_);
+            int64_t chunk = t / kChunkTokens;
             alignas(64) float factors[16];
             if (scores_.start_chunk(chunk, factors) && t > first_)
                 scale_columns(factors, kColumns, dims_, partial.values);
+            int64_t end = std::min(++chunk * kChunkTokens, last_);
+            while (dims_ <= 64 && end < last_ && !scores_.raises_base(chunk)) end = std::min(++chunk * kChunkTokens, last_);
             for (int64_t dim = 0; dim < dims_; dim += 64) {
                 if (dims_ - dim >= 64) add_values<4>(t, end, dim, partial.values + dim);
                 else add_values<2>(t, end, dim, partial.values + dim);

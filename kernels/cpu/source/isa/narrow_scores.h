@@ -97,6 +97,8 @@ public:
         bases_[chunk] = looked_base_ = raised_base(looked_base_, highest);
     }
 
+    bool raises_base(int64_t chunk) const { return any_differs(bases_[chunk - 1], bases_[chunk]); }
+
     // Before a chunk is weighed; columns see something of it or of one before. Where a base is raised, what has been added up
     // has to be multiplied by `factors`, [columns].
     bool start_chunk(int64_t chunk, float* factors) {
