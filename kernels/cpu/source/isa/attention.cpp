@@ -206,13 +206,20 @@ private:
 
     void finish(const AttnUnit& unit, const Partial& sum) {
         alignas(64) float row[kMaxHeadDim];
+        const bool is_vectors = out_.element == Element::kBf16 && kv_.head_dim % Vec::kLanes == 0;
         for (int64_t column = 0; column < unit.num_columns; ++column) {
             float* values = sum.values + column * value_floats_;
             const Vec inverse = Vec::of(1.0f / sum.sums[column]);
             for (int64_t d = 0; d < value_floats_; d += Vec::kLanes) (Vec::load(values + d) * inverse).store(values + d);
             if constexpr (Math::kReorders) Math::in_order(kv_, values, row);
-            store_row(Math::kReorders ? row : values, out_.element, kv_.head_dim,
-                      heads_row(out_, token(unit, column), head(unit, column)));
+            const float* from = Math::kReorders ? row : values;
+            uint8_t* to = heads_row(out_, token(unit, column), head(unit, column));
+            if (!is_vectors) {
+                store_row(from, out_.element, kv_.head_dim, to);
+                continue;
+            }
+            for (int64_t d = 0; d < kv_.head_dim; d += Vec::kLanes)
+                Vec::load(from + d).store(reinterpret_cast<bf16*>(to) + d);
         }
     }
 
