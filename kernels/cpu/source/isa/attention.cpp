@@ -28,7 +28,6 @@ struct ExactMath {
         exact::attend_split(split, queries, scratch, partial);
     }
     static void in_order(const PagedKv&, const float*, float*) {}
-    static constexpr bool kScalesQueries = false;  // but scores
     static constexpr bool kReorders = false;
     static constexpr bool kReadsAhead = false;
     static int64_t packed_bytes(const PagedKv&) { return 0; }
@@ -48,7 +47,6 @@ struct TileMath {
     static constexpr auto in_order = tiled::in_order;
     static int64_t packed_bytes(const PagedKv& kv) { return tiled::PackedSplit::bytes(kv); }
     using Packed = tiled::PackedSplits;
-    static constexpr bool kScalesQueries = true;
     static constexpr bool kReorders = true;
     static constexpr bool kReadsAhead = true;
     struct Tiles : ColumnTiles {
@@ -117,7 +115,7 @@ public:
             const Heads& out, AttnUnit* units, const AttnTask& task, int64_t thread, PagesAhead& ahead,
             typename Math::Packed& packed)
         : kv_(kv), layer_(layer), window_(window),
-          scale_(1.44269504f / std::sqrt(static_cast<float>(kv.head_dim))), batch_(batch), work_(work), q_(q),
+          score_scale_(1.44269504f / std::sqrt(static_cast<float>(kv.head_dim))), batch_(batch), work_(work), q_(q),
           out_(out), units_(units + task.unit), task_(task), group_(work.shape().num_heads / kv.kv_heads),
           value_floats_(work.shape().value_floats), buffers_(buffers_in<Math>(work.scratch(thread), kv, work.shape())),
           ahead_(ahead), packed_(packed) {}
@@ -159,13 +157,11 @@ private:
     void load_queries(const AttnUnit& unit, uint8_t* into) {
         const int64_t columns = unit.num_columns;
         if (columns < padded_columns(columns))
-            std::memset(into, 0, static_cast<size_t>(Math::query_bytes(kv_) * padded_columns(columns) / Math::kMaxColumns));
+            std::memset(into, 0,
+                        static_cast<size_t>(Math::query_bytes(kv_) * padded_columns(columns) / Math::kMaxColumns));
         alignas(64) float row[kMaxHeadDim] = {};
         for (int64_t column = 0; column < columns; ++column) {
             load_row(heads_row(q_, token(unit, column), head(unit, column)), q_.element, kv_.head_dim, row);
-            if constexpr (Math::kScalesQueries)
-                for (int64_t d = 0; d < kv_.head_dim; d += Vec::kLanes)
-                    (Vec::load(row + d) * Vec::of(scale_)).store(row + d);
             Math::put_query(kv_, row, column, columns, into);
         }
     }
@@ -177,8 +173,7 @@ private:
         const Partial into = !is_first ? Partial(buffers_.part, unit.num_columns)
                              : unit.num_tasks > 1 ? partial(unit, split) : sum(unit);
         Math::attend_split({kv_, batch_.block_table + unit.row * batch_.table_stride, layer_, unit.kv_head, start, count,
-                            unit.num_columns, buffers_.low, buffers_.high, Math::kScalesQueries ? 1.0f : scale_,
-                            &ahead_},
+                            unit.num_columns, buffers_.low, buffers_.high, score_scale_, &ahead_},
                            packed_, queries, buffers_.split, into);
         if (!is_first) merge(sum(unit), into, unit.num_columns, value_floats_);
     }
@@ -225,7 +220,7 @@ private:
 
     const PagedKv& kv_;
     const int64_t layer_, window_;
-    const float scale_;
+    const float score_scale_;
     const AttnBatch& batch_;
     AttnWork& work_;
     const Heads& q_;

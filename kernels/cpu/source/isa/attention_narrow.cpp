@@ -59,7 +59,9 @@ public:
             if (scores_.start_chunk(chunk, factors) && t > first_)
                 scale_columns(factors, kColumns, dims_, partial.values);
             int64_t end = std::min(++chunk * kChunkTokens, last_);
-            while (dims_ <= 64 && end < last_ && !scores_.raises_base(chunk)) end = std::min(++chunk * kChunkTokens, last_);
+            // With so few tiles they can stay for several chunks.
+            while (dims_ <= 64 && end < last_ && !scores_.raises_base(chunk))
+                end = std::min(++chunk * kChunkTokens, last_);
             for (int64_t dim = 0; dim < dims_; dim += 64) {
                 if (dims_ - dim >= 64) add_values<4>(t, end, dim, partial.values + dim);
                 else add_values<2>(t, end, dim, partial.values + dim);

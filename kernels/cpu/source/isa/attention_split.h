@@ -24,7 +24,7 @@ struct Split {
     int64_t columns;
     const float* low;
     const float* high;
-    float score_scale;  // what is left to multiply scores by, so that they are to the base of 2
+    float score_scale;  // log2(e) / sqrt(head_dim) or so: scores are to the base of 2
     PagesAhead* ahead;  // stands where this split is read
 
     // What some consecutive columns see of the split, as [first, last); empty if first >= last.

@@ -49,8 +49,8 @@ Vec total_of(const float* by_place, Vec (*both)(Vec, Vec)) {
     return sums[0];
 }
 
-// Piece by piece, with what takes turns in the first cache: while a piece's scores are weighed, the next one's are made and
-// the values of the one before are added up, so that neither tiles nor vectors are idle for long.
+// Piece by piece, so that scores stay in the first cache: while a piece's are weighed, the next one's are made and the
+// values of the one before are added up, so that neither tiles nor vectors are idle for long.
 template <bool kScaled>
 class WideSplit {
 public:
@@ -154,7 +154,9 @@ private:
 
     void raise_base(const Piece& piece) {
         const Vec before = Vec::load(base_);
-        const Vec base = raised_base(before, total_of(highest_, [](Vec a, Vec b) { return max(a, b); }));
+        Vec highest = total_of(highest_, [](Vec a, Vec b) { return max(a, b); });
+        if (!kScaled) highest = highest * Vec::of(split_.score_scale);
+        const Vec base = raised_base(before, max(highest, Vec::of(kNoScore)));
         if (!any_differs(before, base)) return;
         base.store(base_);
         if (piece.is_first) return;
@@ -164,12 +166,13 @@ private:
         scale_columns(factors_, kTile, dims_, partial_.values + piece.column * dims_);
     }
 
-    // The highest scores of one column, by place in sixteen, and the scores with their factors. A NaN is left out.
+    // The highest scores of one column, by place in sixteen, and the scores with their factors, but for one that all of
+    // them have. A NaN is left out.
     template <bool kMasked>
     void look_at_column(const Piece& piece, Steps steps, int64_t i) const {
         float* scores = piece.scores + i * kChunkTokens;
         const Seen seen(split_, piece.column + i, piece.chunk);
-        Vec highest = Vec::of(kNoScore);
+        Vec highest = Vec::of(-__builtin_inff());
         for (int64_t t = steps.first * kPairStep; t < steps.last * kPairStep; t += kTile) {
             Vec score = Vec::load(scores + t);
             if constexpr (kScaled) {
@@ -190,7 +193,8 @@ private:
         const Vec base = Vec::of(base_[i]);
         Vec sum = Vec::load(sums_ + i * kTile);
         const auto weight = [&](int64_t t) {
-            Vec score = Vec::load(scores + t) - base;
+            Vec score = Vec::load(scores + t);
+            score = kScaled ? score - base : fma(score, Vec::of(split_.score_scale), Vec::zero() - base);
             if constexpr (kMasked) score = seen.or_hidden(score, t);
             const Vec weight = exp2_for_bf16(score);
             sum = sum + weight;

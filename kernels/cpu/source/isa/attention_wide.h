@@ -1,5 +1,5 @@
-// A split with AMX for units of more than 16 columns: scores as Q K^T, a row per column, so that what goes along tokens is a
-// vector and the softmax's weights are a left operand as they come.
+// A split with AMX for units of more than 16 columns: scores as Q K^T, a row per column, so that what goes along tokens
+// is a vector and the softmax's weights are a left operand as they come.
 #pragma once
 
 #include "attention_split.h"

@@ -1,5 +1,5 @@
-// K and V of a split as AMX takes them: sixteen rows of K as a left operand, sixteen pairs of rows of V as right operands,
-// for 64 dimensions at a time.
+// K and V of a split as AMX takes them: sixteen rows of K as a left operand, sixteen pairs of rows of V as right
+// operands, for 64 dimensions at a time.
 //
 // What has to be widened is widened by instructions that work within 128-bit lanes, so dimensions come out in another
 // order: Q is laid out in that of K's, and in_order() puts right what V's have made.
@@ -30,8 +30,8 @@ public:
         const bf16* data;
         int64_t stride_bytes, step_words;
     };
-    // The tokens [t, t + kTile), t in steps of kTile, where they lie if they can be multiplied as they are, else in `room`,
-    // [dims / 32][kTile][32]; what is beyond the split's count is anything.
+    // The tokens [t, t + kTile), t in steps of kTile, where they lie if they can be multiplied as they are, else in
+    // `room`, [dims / 32][kTile][32]; what is beyond the split's count is anything.
     KeyTile keys(int64_t t, bf16* room) const;
 
     // The tokens [t, t + kPairStep) and the dimensions [dim, dim + kValueDims), t in steps of kPairStep: four tiles, one

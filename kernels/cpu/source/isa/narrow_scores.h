@@ -78,15 +78,14 @@ public:
         for (Vec& sum : sums_) sum = Vec::zero();
     }
 
-    // Takes note of the scores of tokens [first, first + 16), and applies their factors, if any.
+    // Takes note of the scores of tokens [first, first + 16), and applies `factors`; null for score_scale, which weigh()
+    // applies.
     void look_at(float* scores, int64_t first, const float* factors) {
         const bool seen = all_seen(first, first + 16);
         for (int i = 0; i < kColumns; ++i) {
             Vec score = Vec::load(scores + i * 16);
-            if (factors) {
-                score = score * for_each_column<kColumns>(factors + i * kTokens);
-                score.store(scores + i * 16);
-            }
+            if (factors) (score = score * for_each_column<kColumns>(factors + i * kTokens)).store(scores + i * 16);
+            else score = score * Vec::of(split_.score_scale);
             if (!seen) score = seen_or_hidden(score, position(first + i * kTokens), low_, high_);
             highest_ = max(score, highest_);  // so a NaN is left out
         }
@@ -97,10 +96,11 @@ public:
         bases_[chunk] = looked_base_ = raised_base(looked_base_, highest);
     }
 
+    // Of a chunk after the first one that was looked at.
     bool raises_base(int64_t chunk) const { return any_differs(bases_[chunk - 1], bases_[chunk]); }
 
-    // Before a chunk is weighed; columns see something of it or of one before. Where a base is raised, what has been added up
-    // has to be multiplied by `factors`, [columns].
+    // Before a chunk is weighed. Where a base is raised, what has been added up has to be multiplied by `factors`,
+    // [columns].
     bool start_chunk(int64_t chunk, float* factors) {
         const Vec before = base_;
         base_ = bases_[chunk];
@@ -115,7 +115,8 @@ public:
     void weigh(const float* scores, int64_t first, const float* value_factors, bf16* weights) {
         const bool seen = all_seen(first, first + 32);
         const auto weight = [&](int i) {
-            Vec score = Vec::load(scores + i * 16) - base_;
+            Vec score = Vec::load(scores + i * 16);
+            score = value_factors ? score - base_ : fma(score, Vec::of(split_.score_scale), Vec::zero() - base_);
             if (!seen) score = seen_or_hidden(score, position(first + i * kTokens), low_, high_);
             const Vec weight = exp2_for_bf16(score);
             sums_[i % kColumns] = sums_[i % kColumns] + weight;

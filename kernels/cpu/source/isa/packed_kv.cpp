@@ -9,7 +9,8 @@ namespace tiercel::TIERCEL_ISA::tiled {
 
 PackedSplit::PackedSplit(const PagedKv& kv, uint8_t* memory)
     : dims_(padded_dims(kv)), keys_(reinterpret_cast<bf16*>(memory)), values_(keys_ + kSplitTokens * dims_),
-      key_factors_(reinterpret_cast<float*>(values_ + kSplitTokens * dims_)), value_factors_(key_factors_ + kSplitTokens) {}
+      key_factors_(reinterpret_cast<float*>(values_ + kSplitTokens * dims_)),
+      value_factors_(key_factors_ + kSplitTokens) {}
 
 void PackedSplit::become(const Split& split) {
     blocks_ = split.blocks;

@@ -1,5 +1,5 @@
-// K and V of a split packed for units of many columns: K as the right operand of Q K^T, pairs of dimensions by tokens, V as
-// that of P V. All units of a K/V head read the same, so a thread keeps what it has packed for those that follow.
+// K and V of a split packed for units of many columns: K as the right operand of Q K^T, pairs of dimensions by tokens, V
+// as that of P V. All units of a K/V head read the same, so a thread keeps what it has packed for those that follow.
 #pragma once
 
 #include <array>
@@ -50,8 +50,8 @@ class PackedSplits {
 public:
     PackedSplits(const PagedKv& kv, uint8_t* memory, int64_t num_places);
 
-    // The split's place, emptied if it holds another one. Units read their splits in the same order, so where these are too
-    // many the last place is the one that changes.
+    // The split's place, emptied if it holds another one. Units read their splits in the same order, so where these are
+    // too many the last place is the one that changes.
     PackedSplit& place_of(const Split& split);
 
 private:
