@@ -60,8 +60,12 @@ $(BIN)/python -m grpc_tools.protoc -I protos --plugin=protoc-gen-mypy_grpc=$(BIN
 	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
 endef
 
+# Tests of pure code share the cores; those that start servers have them to themselves. Options may leave one half empty.
+PURE := tests/unit tests/kernels tests/contract
 unit: $(KERNELS)
-	@echo "== Tests"; $(BIN)/pytest $(T)
+	@echo "== Tests"; run() { $(BIN)/pytest "$$@" $(T) || [ $$? = 5 ]; }; \
+	if [ -n "$(findstring tests/,$(T))" ]; then $(BIN)/pytest $(T); \
+	else OMP_NUM_THREADS=1 run -n 2 $(PURE); pure=$$?; run $(addprefix --ignore=,$(PURE)) && [ $$pure = 0 ]; fi
 
 bench: $(KERNELS)  ## the benchmark table of the README, beside its peers, as far as their environments are there
 	@$(BIN)/python -m bench.compare

@@ -26,7 +26,7 @@ from engine.execution.loading import load_model
 from kernels.attention.choice import choose_attention
 from kvstore.courtesy import ComputeGauge
 from kvstore.disk import DiskTier
-from kvstore.executor import ExecutorLimits, TierExecutor
+from kvstore.executor import CPU_LIMITS, ExecutorLimits, TierExecutor
 from kvstore.layout import BlockLayout
 from kvstore.slab import HostSlab
 from kvstore.slab_file import slot_bytes
@@ -41,8 +41,6 @@ BASE_STEPS = 250
 ROWS_PER_TRANSFER = 64
 NAMESPACE = b"bench.tier_decode".ljust(32, b".")
 KINDS = (MoveKind.SPILL, MoveKind.LOAD, MoveKind.PERSIST, MoveKind.FETCH)
-CPU_LIMITS = ExecutorLimits(piece_bytes=2 << 20, urgent_share=0.07, background_share=0.05)
-"""As `services/worker/tiers.py` has them, which nothing here may import."""
 
 
 @dataclass(frozen=True)

@@ -5,34 +5,20 @@ blocks and slots both follow each other become one copy.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 
-from kvstore.streams import CopyStream
+from kvstore.streams import CopyStream, Run
 from kvstore.transfer import MoveKind
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """`num_rows` records from `block_id` and `host_slot` on."""
-
-    block_id: int
-    host_slot: int
-    num_rows: int
-
-
-def contiguous_runs(block_ids: Sequence[int], host_slots: Sequence[int]) -> Iterator[Run]:
+def contiguous_runs(sources: Sequence[int], targets: Sequence[int]) -> Iterator[Run]:
     """The rows, in order, as the fewest runs that are contiguous on both sides."""
     start = 0
-    for row in range(1, len(block_ids) + 1):
+    for row in range(1, len(sources) + 1):
         offset = row - start
-        if (
-            row == len(block_ids)
-            or block_ids[row] != block_ids[start] + offset
-            or host_slots[row] != host_slots[start] + offset
-        ):
-            yield Run(block_ids[start], host_slots[start], offset)
+        if row == len(sources) or sources[row] != sources[start] + offset or targets[row] != targets[start] + offset:
+            yield Run(sources[start], targets[start], offset)
             start = row
 
 
@@ -59,20 +45,20 @@ class BlockCopier:
         return self._pool.shape[1]
 
     def copy(self, kind: MoveKind, block_ids: Sequence[int], host_slots: Sequence[int], fence: object) -> int:
-        """Move the rows, after `fence`; returns the number of copies once their bytes are in place."""
-        pairs = [self._pair(kind, run) for run in contiguous_runs(block_ids, host_slots)]
+        """Move the rows, after `fence`; returns the number of copies once their bytes are in place.
+
+        Raises IndexError where a row is outside of the pool or the slab; nothing is copied then.
+        """
+        device, host = (block_ids, self._pool), (host_slots, self._slab)
+        (sources, source), (targets, target) = (device, host) if kind is MoveKind.SPILL else (host, device)
+        for name, (rows, tensor) in (("pool", device), ("slab", host)):
+            if rows and not 0 <= min(rows) <= max(rows) < len(tensor):
+                raise IndexError(f"rows {min(rows)} to {max(rows)} are to be copied; the {name} has {len(tensor)}")
+        runs = list(contiguous_runs(sources, targets))
         self.stream.wait(fence)
         try:
-            self.stream.copy(pairs)
+            self.stream.copy(target, source, runs)
         finally:
             # After an error too: nobody may have the blocks back while a copy still runs.
             self.stream.finish()
-        return len(pairs)
-
-    def _pair(self, kind: MoveKind, run: Run) -> tuple[torch.Tensor, torch.Tensor]:
-        """Target and source of one copy."""
-        device = self._pool[run.block_id : run.block_id + run.num_rows]
-        host = self._slab[run.host_slot : run.host_slot + run.num_rows]
-        # An id past the end gives a short slice, which no copy may silently accept.
-        assert len(device) == len(host) == run.num_rows, f"{run} is not within the pool and the slab"
-        return (host, device) if kind is MoveKind.SPILL else (device, host)
+        return len(runs)

@@ -1,7 +1,8 @@
 """Carries out transfers beside the compute: what the worker hands to it, and what it hears back.
 
-    spill, load    the copier's thread (on CUDA a stream), loads first, in pieces, so that a load waits for one piece
-    at most persist        the disk writer, in groups fetch          the disk readers
+    spill, load    the copier's thread (on CUDA a stream), loads first, in pieces: a load waits for one piece at most
+    persist        the disk writer, in groups
+    fetch          the disk readers
 
 `submit` is called on the thread that computes, in the order of the scheduler's messages: whatever it has computed
 before is what a spill reads. Results, events and faults are pushed from the executor's threads.
@@ -38,8 +39,12 @@ class ExecutorLimits:
     """Part of a core's time that loads and fetches together may take while somebody computes, in (0, 1]; below 1
     where they take it from those who compute."""
     background_share: float = 1.0
-    """The same for spills and persists, for which nobody waits."""
+    """The same for spills, and once more for persists, for which nobody waits."""
     disk: DiskLimits = field(default_factory=DiskLimits)
+
+
+CPU_LIMITS = ExecutorLimits(piece_bytes=2 << 20, urgent_share=0.035, background_share=0.02)
+"""Where the model computes on all cores, and one of its threads held up holds them all up: short pieces, and pauses."""
 
 
 class TierExecutor:
@@ -69,7 +74,9 @@ class TierExecutor:
         limits = limits or ExecutorLimits()
         gauge = gauge or ComputeGauge(clock)
         self._urgent = Courtesy(gauge, limits.urgent_share, clock)
-        self._background = Courtesy(gauge, limits.background_share, clock)
+        # Each has its own: a group of persists, which takes milliseconds, would hold up spills of microseconds.
+        self._spills = Courtesy(gauge, limits.background_share, clock)
+        persists = Courtesy(gauge, limits.background_share, clock)
         self._copier = BlockCopier(pool, slab.tensor, stream or copy_stream(pool.device))
         self._piece_rows = max(1, limits.piece_bytes // self._copier.block_bytes)
         self._on_fault = on_fault
@@ -77,9 +84,7 @@ class TierExecutor:
         self._disk: DiskThreads | None = None
         bodies: list[tuple[str, Callable[[], None]]] = [("tier-copier", self._copy), ("tier-herald", self._herald)]
         if disk is not None:
-            self._disk = DiskThreads(
-                disk, slab, self._desk, on_events, on_fault, limits.disk, self._urgent, self._background
-            )
+            self._disk = DiskThreads(disk, slab, self._desk, on_events, on_fault, limits.disk, self._urgent, persists)
             bodies += self._disk.bodies()
         self._threads = [threading.Thread(target=body, name=name, daemon=True) for name, body in bodies]
         for thread in self._threads:
@@ -122,7 +127,7 @@ class TierExecutor:
         while (job := desk.take(desk.copies)) is not None:
             transfer, taken_ns = job.transfer, desk.clock()
             is_load = transfer.kind is MoveKind.LOAD
-            courtesy = self._urgent if is_load else self._background
+            courtesy = self._urgent if is_load else self._spills
             # A load does not wait behind the pause of a spill.
             may_go = desk.rest(courtesy, give_way_in=None if is_load else desk.copies)
             begin_ns = desk.clock()

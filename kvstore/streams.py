@@ -7,6 +7,7 @@ been *confirmed* says nothing about the device.
 
 import ctypes
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,23 @@ import torch
 from kernels.cpu.library import KernelsUnavailable, load_kernels
 
 _cuda: Any = torch.cuda  # its classes have no annotations
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`num_rows` records, from row `source` on, that go to row `target` and behind it."""
+
+    source: int
+    target: int
+    num_rows: int
+
+    @property
+    def sources(self) -> slice:
+        return slice(self.source, self.source + self.num_rows)
+
+    @property
+    def targets(self) -> slice:
+        return slice(self.target, self.target + self.num_rows)
 
 
 class CopyStream(Protocol):
@@ -28,8 +46,8 @@ class CopyStream(Protocol):
         """Let the copies that follow begin only after `fence`. Does not block the caller."""
         ...
 
-    def copy(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Copy, for each (target, source), one contiguous run of records, `uint8[rows, bytes]` on both sides."""
+    def copy(self, target: torch.Tensor, source: torch.Tensor, runs: Sequence[Run]) -> None:
+        """Copy runs of records, which lie within `uint8[rows, bytes]` on both sides."""
         ...
 
     def finish(self) -> None:
@@ -46,11 +64,11 @@ class CpuStream:
 
     def __init__(self) -> None:
         try:
-            function = load_kernels().function("tiercel_stream_copy", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+            self._copy_rows: Callable[..., None] | None = load_kernels().function(
+                "tiercel_copy_rows", *[ctypes.c_void_p] * 2, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64
+            )
         except KernelsUnavailable:
-            self._copy: Callable[..., None] | None = None
-        else:
-            self._copy = function
+            self._copy_rows = None
 
     def fence(self) -> object:
         return None
@@ -58,15 +76,15 @@ class CpuStream:
     def wait(self, fence: object) -> None:
         pass
 
-    def copy(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        for target, source in pairs:
-            if self._copy is None:
-                np.copyto(target.numpy(), source.numpy())
-                continue
-            assert target.is_contiguous()
-            assert source.is_contiguous()
-            assert target.nbytes == source.nbytes
-            self._copy(target.data_ptr(), source.data_ptr(), target.nbytes)
+    def copy(self, target: torch.Tensor, source: torch.Tensor, runs: Sequence[Run]) -> None:
+        if self._copy_rows is None:
+            to, what = target.numpy(), source.numpy()
+            for run in runs:
+                np.copyto(to[run.targets], what[run.sources])
+            return
+        # One call for all: what surrounds a copy of a small record would cost more than the copy.
+        columns = np.array([(run.source, run.target, run.num_rows) for run in runs], np.int64)
+        self._copy_rows(target.data_ptr(), source.data_ptr(), target.shape[1], columns.ctypes.data, len(runs))
 
     def finish(self) -> None:
         pass
@@ -94,10 +112,10 @@ class CudaStream:
         assert isinstance(fence, _cuda.Event)
         self._stream.wait_event(fence)
 
-    def copy(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def copy(self, target: torch.Tensor, source: torch.Tensor, runs: Sequence[Run]) -> None:
         with _cuda.stream(self._stream):
-            for target, source in pairs:
-                target.copy_(source, non_blocking=True)
+            for run in runs:
+                target[run.targets].copy_(source[run.sources], non_blocking=True)
 
     def finish(self) -> None:
         self._done.record(self._stream)

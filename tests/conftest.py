@@ -5,6 +5,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if deselected:
         items[:] = [item for item in items if item not in deselected]
         config.hook.pytest_deselected(items=list(deselected))
-        config.stash[DESELECTED] = {item.nodeid.partition("[")[0]: option for item, option in deselected.items()}
+        names = {item.nodeid.partition("[")[0]: option for item, option in deselected.items()}
+        config.stash[DESELECTED] = names
+        if hasattr(config, "workeroutput"):
+            config.workeroutput["deselected"] = names
 
 
 def _without_device(items: list[pytest.Item]) -> list[pytest.Item]:
@@ -54,6 +58,12 @@ def _without_device(items: list[pytest.Item]) -> list[pytest.Item]:
         if torch.cuda.is_available():
             return []
     return need_device
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:  # noqa: ARG001 - xdist's signature
+    """A process that ran a part of the tests has ended: what it left out is said once, at the end."""
+    node.config.stash.setdefault(DESELECTED, {}).update(node.workeroutput.get("deselected", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

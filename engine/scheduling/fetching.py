@@ -6,6 +6,8 @@
 A run is fetched in chunks, and each chunk that arrives prolongs the wait: after t in which the request could have been
 admitted, it goes on waiting while `t <= computing what has arrived + max_fetch_loss * computing all`. So whatever the
 disk does, the first token comes hardly later than without it. What arrives after that stays in the host tier.
+
+A fetch starts once more, when the request could be admitted, if what was nearer at submit has been evicted since.
 """
 
 from collections import deque
@@ -46,16 +48,16 @@ class Fetcher:
         self._num_entries = 0
         self.num_abandoned = 0
 
-    def start(self, sequence: Sequence, now_ns: int) -> None:
-        """Fetch what a sequence that has just been queued lacks, as far as that is worth it."""
+    def start(self, sequence: Sequence, now_ns: int) -> FetchWait | None:
+        """Fetch what a sequence in the queue lacks, as far as that is worth it. None: nothing is waited for."""
         config, residency = self._config, self._batch().residency
         host, size = residency.host, config.block_size
         if residency.disk is None or host is None or sequence.request.wants_prompt_scores:
-            return
+            return None
         keys = sequence.chain.keys
         runs = residency.longest_prefix(keys, (len(sequence.token_ids) - 1) // size)
         if not any(run.tier is Tier.DISK for run in runs):
-            return
+            return None
         num_coming = sum(key in self._coming for key in keys[: runs[-1].end]) if self._coming else 0
         num_blocks = self._rates.worthwhile_blocks(runs, now_ns, num_coming)
         runs = [run for run in runs if run.end <= num_blocks]
@@ -63,13 +65,13 @@ class Fetcher:
         max_blocks = min(host.num_slots // 2, config.max_host_slots_per_tenant or host.num_slots)
         chunks = self._chunks_of(sequence, runs, max_blocks)
         if not chunks:
-            return
+            return None
         num_near = sum(run.count for run in runs if run.tier is not Tier.DISK)
         num_missing_tokens = len(sequence.token_ids) - num_near * size
         wait = FetchWait(sequence, chunks, num_blocks, num_missing_tokens)
         num_first = 0 if chunks[0].keys[0] in self._coming else len(chunks[0].keys)
         if self._rates.move_ns(TransferKind.FETCH, num_first, now_ns) > self._patience_ns(wait):
-            return  # it would be given up before anything arrives
+            return None  # it would be given up before anything arrives
         for run in reversed(runs):
             if run.tier is Tier.HOST:
                 # What is fetched must not push out what it is to follow.
@@ -83,6 +85,7 @@ class Fetcher:
                 self._unsent.append(chunk)
                 self._coming.update(dict.fromkeys(chunk.keys, chunk))
                 self._rates.queued_bytes[TransferKind.FETCH] += len(chunk.keys) * config.block_bytes
+        return wait
 
     def on_blocked(self, wait: FetchWait, now_ns: int) -> None:
         """But for this wait the sequence could be admitted now."""

@@ -98,7 +98,8 @@ class Planner:
                 if blocked_head is not None and blocked_head.num_skips >= config.max_skips:
                     continue
                 if not self._admit(sequence, now_ns):
-                    blocked_head = blocked_head or sequence
+                    if not sequence.waits_for_fetch:
+                        blocked_head = blocked_head or sequence
                     continue
                 if blocked_head is not None:
                     blocked_head.num_skips += 1
@@ -125,15 +126,23 @@ class Planner:
 
     def _admit(self, sequence: Sequence, now_ns: int) -> bool:
         batch = self._book.batch
-        # Prompts kept for forks are all that can be in the way when nothing runs. Once given up, they may still be read
-        # by a spill.
-        if not batch.try_admit(sequence, now_ns) and not (
-            self._is_quiet() and batch.stop_all_sharing() and batch.try_admit(sequence, now_ns)
-        ):
-            assert not self._is_quiet(), "the pool does not hold one whole sequence"
-            return False
+        if not batch.try_admit(sequence, now_ns, self._waits_for_more):
+            if sequence.waits_for_fetch:
+                return False
+            # Prompts kept for forks are all that can be in the way when nothing runs. Once given up, they may still be
+            # read by a spill.
+            if not (
+                self._is_quiet()
+                and batch.stop_all_sharing()
+                and batch.try_admit(sequence, now_ns, self._waits_for_more)
+            ):
+                assert sequence.waits_for_fetch or not self._is_quiet(), "the pool does not hold one whole sequence"
+                return False
         self._book.queue.remove(sequence)
         sequence.num_skips = 0
         if self._tiers is not None:
             self._tiers.on_admitted(sequence, now_ns)
         return True
+
+    def _waits_for_more(self, sequence: Sequence, num_found: int, now_ns: int) -> bool:
+        return self._tiers is not None and self._tiers.fetches_late(sequence, num_found, now_ns)

@@ -150,13 +150,15 @@ class Rates:
             queued_bytes[kind] = 0
             return self.latency_ns(kind, now_ns) + num_bytes * self.per_byte_ns(kind, now_ns)
 
+        min_fetch_blocks = 1 if self._config.always_bring else self._config.min_fetch_blocks
+
         def bring_ns(run: Run) -> float:
             match run.tier:
                 case Tier.DEVICE:
                     return 0.0
                 case Tier.HOST:
                     return move_ns(TransferKind.LOAD, run)
-                case Tier.DISK if run.count < self._config.min_fetch_blocks:
+                case Tier.DISK if run.count < min_fetch_blocks:
                     return float("inf")
                 case Tier.DISK:
                     return move_ns(TransferKind.FETCH, run) + move_ns(TransferKind.LOAD, run)

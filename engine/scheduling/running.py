@@ -1,7 +1,7 @@
 """The sequences that hold a slot and blocks on the worker."""
 
 from bisect import bisect_left, insort
-from collections.abc import Container
+from collections.abc import Callable, Container
 from itertools import groupby
 
 from engine.blocks.disk import DiskMirror
@@ -55,11 +55,12 @@ class RunningBatch:
     def has_free_slot(self) -> bool:
         return bool(self._free_slots)
 
-    def try_admit(self, sequence: Sequence, now_ns: int) -> bool:
+    def try_admit(self, sequence: Sequence, now_ns: int, waits_for_more: Callable[[Sequence, int, int], bool]) -> bool:
         """Give the sequence a slot and the blocks of all its known tokens, if both are there.
 
         Blocks that already hold its first tokens are shared; at least its last token is left to compute. Where
         `sequence.to_load` names blocks afterwards, the caller has them loaded, and then lets it go on.
+        `waits_for_more(sequence, blocks found, now_ns)` is asked at the last moment whether it stays in the queue.
         """
         config, pool = self._config, self.pool
         if not self._free_slots:
@@ -78,6 +79,8 @@ class RunningBatch:
         num_missing = num_new - (pool.num_allocatable - pool.num_allocatable_among(hits))
         if num_missing + headroom > 0:
             sequence.retry_at = pool.num_openings + max(num_missing, 0)
+            return False
+        if waits_for_more(sequence, len(located), now_ns):
             return False
         pool.acquire(hits)
         blocks = pool.allocate(num_new)

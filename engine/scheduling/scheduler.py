@@ -14,17 +14,17 @@ from collections.abc import Collection
 from collections.abc import Sequence as Keys
 
 from engine.blocks.disk import DiskMirror
-from engine.errors import InferError, InvalidRequest, TierFull, WorkerLost
+from engine.errors import InferError, WorkerLost
 from engine.ids import BlockKey, SeqSlot, StepId
 from engine.scheduling.book import RequestBook
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.deadlines import deadline_passed
 from engine.scheduling.door import check_load, check_request, completed_by_resume
-from engine.scheduling.figures import Cleared, PinFigures, SchedulerFigures
+from engine.scheduling.figures import Cleared, SchedulerFigures
 from engine.scheduling.integrity import check_integrity
-from engine.scheduling.live_request import key_chain
 from engine.scheduling.outcome import apply_outcome
-from engine.scheduling.pins import PinChange, Pins
+from engine.scheduling.pin_desk import PinDesk
+from engine.scheduling.pins import Pins
 from engine.scheduling.plan import StepPlan, StepResult, TierEvents, Transfer, TransferResult
 from engine.scheduling.planner import Planner
 from engine.scheduling.prefix_lookup import block_keys, prefix_hits
@@ -42,13 +42,14 @@ class Scheduler:
         """`disk` is shared by the schedulers of workers that share one; with `has_disk` and none given, it is made."""
         self.config = config
         self._rates = Rates(config)
-        self._pins = Pins(config.max_pinned_blocks, "disk" if config.is_disk_limit_of_pins else "host")
+        pins = Pins(config.max_pinned_blocks, "disk" if config.is_disk_limit_of_pins else "host")
         if not config.has_disk:
             disk = None
         elif disk is None:
             disk = DiskMirror()
-        self._book = RequestBook(config, self._rates, disk, self._pins.num_names)
-        self._tiers = Tiers(config, self._rates, self._book, self._pins) if config.has_host else None
+        self._book = RequestBook(config, self._rates, disk, pins.num_names)
+        self._tiers = Tiers(config, self._rates, self._book, pins) if config.has_host else None
+        self.pins = PinDesk(config, pins, self._tiers)
         self._planner = Planner(config, self._book, self._tiers)
         self._in_flight: deque[StepInFlight] = deque()
         self._num_steps = 0
@@ -71,7 +72,7 @@ class Scheduler:
             return
         check_load(self.config, self._book, now_ns)
         if request.pin_name:
-            self._pin_prompt(request)
+            self.pins.pin_prompt(request)
         leader = self._book.accept(request, now_ns)
         if self._tiers is not None:
             self._tiers.on_queued(leader, now_ns)
@@ -219,48 +220,6 @@ class Scheduler:
         """What the worker says of its disk. The mirror follows; nothing else does."""
         if self._tiers is not None:
             self._tiers.apply_events(events)
-
-    def pin(self, name: str, keys: Keys[BlockKey]) -> None:
-        """Keep these blocks: what of them is in the host tier or gets there is not evicted, and all go to disk at once.
-
-        They need not be anywhere yet. Raises TierFull when there is no room; then nothing changes.
-        """
-        if self._tiers is None:
-            raise TierFull(f"{name!r} cannot be pinned: there is no host tier. Start with a host cache above 0")
-        self._tiers.pin(name, keys)
-
-    def _pin_prompt(self, request: Request) -> None:
-        """What is pinned under the name already stays so."""
-        chain = key_chain(request, self.config)
-        chain.extend(request.prompt_token_ids)
-        if not chain.keys:
-            raise InvalidRequest(
-                f"The prompt has {len(request.prompt_token_ids)} tokens, which fill no block of "
-                f"{self.config.block_size}; pin a longer one",
-                field="pin_name",
-            )
-        self.pin(request.pin_name, [*self._pins.keys_of(request.pin_name), *chain.keys])
-
-    def unpin(self, name: str) -> None:
-        """A name that is not pinned is ignored."""
-        if self._tiers is not None:
-            self._tiers.unpin(name)
-
-    def pinned_keys(self) -> dict[str, tuple[BlockKey, ...]]:
-        """By name."""
-        return {name: self._pins.keys_of(name) for name in self._pins.names}
-
-    def pin_figures(self) -> list[PinFigures]:
-        """Where the blocks of each pinned name are now. O(pinned blocks)."""
-        return [] if self._tiers is None else self._tiers.pin_figures()
-
-    def take_pin_changes(self) -> list[PinChange]:
-        """What was pinned or unpinned since the last call, to be kept on the worker's disk."""
-        return self._pins.take_changes()
-
-    @property
-    def pinned_names(self) -> list[str]:
-        return self._pins.names
 
     def write_through(self, keys: Keys[BlockKey]) -> None:
         """Bring copies of these to the tiers below at once, as far as they are anywhere."""

@@ -35,6 +35,7 @@ class Sequence:
         "epoch",
         "fetch",
         "fetched",
+        "has_fetched_late",
         "index",
         "is_introduced",
         "load",
@@ -102,6 +103,8 @@ class Sequence:
         """What it did not have to compute in this stay."""
         self.fetch: FetchWait | None = None
         """Only in the queue: what is being fetched for it."""
+        self.has_fetched_late = False
+        """Whether a fetch was tried when it could be admitted, in this stay in the queue."""
         self.fetched: AbstractSet[BlockKey] = frozenset()
         """What was fetched for it before its admission."""
         self.loaded_early: AbstractSet[BlockKey] = frozenset()
@@ -116,6 +119,10 @@ class Sequence:
     @property
     def num_total(self) -> int:
         return len(self.token_ids) + self.num_pending
+
+    @property
+    def waits_for_fetch(self) -> bool:
+        return self.fetch is not None and self.fetch.is_waiting
 
     def enter(self, phase: "Phase", now_ns: int) -> "Stretch":
         """The phase before it, if there was one, ends here."""
@@ -140,6 +147,7 @@ class Sequence:
         self.cached = CachedTokens()
         self.load = None
         self.retry_at = 0
+        self.has_fetched_late = False
 
     def check_integrity(self, block_size: int) -> None:
         """Assert the order of the lengths. For tests."""

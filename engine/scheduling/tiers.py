@@ -66,6 +66,22 @@ class Tiers:
         """A new sequence has come into the queue."""
         self._fetcher.start(sequence, now_ns)
 
+    def fetches_late(self, sequence: Sequence, num_found: int, now_ns: int) -> bool:
+        """A sequence could be admitted with its first `num_found` blocks. Whether it waits for the disk instead, once a
+        stay: what was nearer when it was queued may have been evicted, and one that was preempted never asked.
+        """
+        residency, keys = self._batch().residency, sequence.chain.keys
+        max_blocks = (len(sequence.token_ids) - 1) // self._config.block_size
+        if sequence.fetch is not None or sequence.has_fetched_late or num_found >= min(max_blocks, len(keys)):
+            return False
+        if not residency.is_on_disk(keys[num_found]):
+            return False
+        sequence.has_fetched_late = True
+        wait = self._fetcher.start(sequence, now_ns)
+        if wait is not None:
+            self.on_blocked(wait, now_ns)
+        return wait is not None
+
     def on_blocked(self, wait: FetchWait, now_ns: int) -> None:
         """But for this fetch its sequence might be admitted now."""
         if wait.blocked_ns is None:

@@ -120,5 +120,5 @@ def _pinned(links: list[WorkerLink]) -> list[common_pb2.ManageCacheEvent]:
         )
         for link in links
         if link.scheduler is not None
-        for pin in link.scheduler.pin_figures()
+        for pin in link.scheduler.pins.figures()
     ]

@@ -41,7 +41,7 @@ class LinkPins:
 
     def take_messages(self, scheduler: Scheduler) -> list[execution_pb2.PlanMessage]:
         """What the worker is to write to its disk, for what has changed since the last call."""
-        changes = scheduler.take_pin_changes()
+        changes = scheduler.pins.take_changes()
         if not self._has_disk:
             return []
         self._num_unanswered += len(changes)
@@ -61,24 +61,24 @@ class LinkPins:
         is_known = self._pinned.pop(name, None) is not None and scheduler is None
         is_known |= self.notes.pop(name, None) is not None
         if scheduler is not None:
-            is_known |= name in scheduler.pinned_names
-            scheduler.unpin(name)
+            is_known |= name in scheduler.pins.names
+            scheduler.pins.unpin(name)
         return is_known
 
     def names(self, scheduler: Scheduler | None) -> list[str]:
         """All that can be unpinned."""
-        own = self._pinned if scheduler is None else scheduler.pinned_names
+        own = self._pinned if scheduler is None else scheduler.pins.names
         return [*dict.fromkeys([*own, *self.notes])]
 
     def end(self, scheduler: Scheduler) -> None:
         """The session is over."""
-        self._pinned = scheduler.pinned_keys()
+        self._pinned = scheduler.pins.keys_by_name()
         self._num_unanswered = 0
 
     def _pin(self, scheduler: Scheduler, name: str, keys: tuple[BlockKey, ...]) -> None:
-        known = scheduler.pinned_keys().get(name, ())
+        known = scheduler.pins.keys_by_name().get(name, ())
         try:
-            scheduler.pin(name, [*known, *keys])
+            scheduler.pins.pin(name, [*known, *keys])
         except TierFull as error:
             self._note(name, f"pinned no longer: {error}")
 

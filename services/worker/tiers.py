@@ -13,7 +13,7 @@ from kvstore.disk import DiskTier
 from kvstore.disk_limit import ReadLimit
 from kvstore.disk_store import DiskStore
 from kvstore.errors import TierError
-from kvstore.executor import ExecutorLimits, TierExecutor
+from kvstore.executor import CPU_LIMITS, ExecutorLimits, TierExecutor
 from kvstore.host_memory import available_bytes
 from kvstore.slab import HostSlab
 from kvstore.transfer import Tier, TierFault, Transfer
@@ -26,9 +26,6 @@ _log = logs.get_logger(__name__)
 
 _MAX_DEFAULT_HOST_BYTES = 4 << 30
 _MAX_DEFAULT_DISK_BYTES = 8 << 30
-
-# The model computes on all cores, and one of its threads held up holds them all up: short pieces, and pauses.
-CPU_LIMITS = ExecutorLimits(piece_bytes=2 << 20, urgent_share=0.035, background_share=0.02)
 
 _SETTLE_S = 30.0
 _CLOSE_S = 5.0

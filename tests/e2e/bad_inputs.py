@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -251,7 +252,8 @@ def start_badly() -> Iterator[Answer]:
     with tempfile.TemporaryDirectory(prefix="tiercel-bad-") as name, socket.create_server(("127.0.0.1", 0)) as taken:
         folder = Path(name)
         port = str(taken.getsockname()[1])
-        for what, flags in bad_starts(folder, port).items():
+
+        def start(what: str, flags: tuple[str, ...]) -> Answer:
             up = subprocess.run(
                 [INFER_CLI, "up", *(("--port", "0") if "--port" not in flags else ()), *flags],
                 capture_output=True,
@@ -262,7 +264,11 @@ def start_badly() -> Iterator[Answer]:
             message = (up.stderr.strip() or up.stdout.strip()).splitlines()[-1]
             # Parts that differ from run to run are not part of the message's wording.
             message = message.replace(name, "DIR").replace(str(DEMO.parents[2]), "REPO").replace(port, "PORT")
-            yield Answer(what, f"exit {up.returncode}", re.sub(r"\s+", " ", message))
+            return Answer(what, f"exit {up.returncode}", re.sub(r"\s+", " ", message))
+
+        with ThreadPoolExecutor(2) as starters:
+            starts = bad_starts(folder, port)
+            yield from starters.map(start, starts.keys(), starts.values())
 
 
 def bad_starts(folder: Path, taken_port: str) -> dict[str, tuple[str, ...]]:

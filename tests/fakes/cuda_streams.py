@@ -68,6 +68,9 @@ class QueuedTensor:
         self._cuda = cuda
         self.tensor = tensor
 
+    def __getitem__(self, rows: slice) -> "QueuedTensor":
+        return QueuedTensor(self._cuda, self.tensor[rows])
+
     def copy_(self, source: "QueuedTensor", non_blocking: bool = False) -> None:
         assert non_blocking, "would wait for the device"
         self._cuda.current_stream().queue.append(lambda: self.tensor.copy_(source.tensor))

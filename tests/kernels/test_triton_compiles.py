@@ -1,13 +1,10 @@
 """The kernels of attention through Triton's own compiler for Hopper, which needs no device."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.kernels.hopper_kernels import compiled_kernels
 
 _KERNELS = ["_write_kv", "_decode", "_decode", "_merge", "_prefill", "_read_kv", "_move_records", "_move_records"]
 """Of a model: decode attention for short and for long contexts, records gathered and scattered."""
@@ -18,18 +15,7 @@ _SHARED_BYTES = 227 << 10
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """In a process of its own, without the interpreter and with an empty cache."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.compile_for_hopper"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return compiled_kernels("compile_for_hopper", tmp_path_factory.mktemp("triton"))
 
 
 def test_every_kernel_compiles_and_fits_a_multiprocessor(kernels: list[dict[str, Any]]) -> None:

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstore.copier import BlockCopier, Run, contiguous_runs
+from kvstore.copier import BlockCopier, contiguous_runs
 from kvstore.courtesy import ComputeGauge
 from kvstore.executor import ExecutorLimits
+from kvstore.streams import Run
 from kvstore.transfer import Failure, MoveKind, Tier
 from tests.disk_rows import key_of, payload_of
 from tests.tier_rig import TierRig
@@ -20,14 +21,17 @@ from tests.tier_rig import TierRig
 SPILL, LOAD = MoveKind.SPILL, MoveKind.LOAD
 
 
+def rows_of(rows: slice) -> range:
+    return range(rows.start, rows.stop)
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
 def test_runs_cover_the_rows_in_order_and_are_as_long_as_can_be(rows: list[tuple[int, int]]) -> None:
     runs = list(contiguous_runs([block for block, _ in rows], [slot for _, slot in rows]))
-    expanded = [(run.block_id + i, run.host_slot + i) for run in runs for i in range(run.num_rows)]
+    expanded = [pair for run in runs for pair in zip(rows_of(run.sources), rows_of(run.targets), strict=True)]
     assert expanded == rows
     for one, next_one in pairwise(runs):
-        end = (one.block_id + one.num_rows, one.host_slot + one.num_rows)
-        assert end != (next_one.block_id, next_one.host_slot)
+        assert (one.sources.stop, one.targets.stop) != (next_one.source, next_one.target)
 
 
 def test_contiguous_rows_become_one_copy() -> None:
@@ -55,9 +59,9 @@ class SimulatedDevice:
         assert isinstance(fence, int)
         self._after = fence if self._keeps_fences else 0
 
-    def copy(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        for target, source in pairs:
-            self._copies.append((self._after, partial(target.copy_, source)))
+    def copy(self, target: torch.Tensor, source: torch.Tensor, runs: Sequence[Run]) -> None:
+        for run in runs:
+            self._copies.append((self._after, partial(target[run.targets].copy_, source[run.sources])))
 
     def finish(self) -> None:
         """The copy queue runs as early as it may: compute only goes on where a copy waits for it."""
@@ -130,10 +134,10 @@ class HeldStream:
         self.entered.set()
         assert self.go.wait(60)
 
-    def copy(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        for target, source in pairs:
-            target.copy_(source)
-            self.order.append(len(target))
+    def copy(self, target: torch.Tensor, source: torch.Tensor, runs: Sequence[Run]) -> None:
+        for run in runs:
+            target[run.targets] = source[run.sources]
+            self.order.append(run.num_rows)
 
     def finish(self) -> None:
         pass

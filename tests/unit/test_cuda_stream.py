@@ -10,7 +10,7 @@ import torch
 from kvstore import slab as slab_module
 from kvstore import streams
 from kvstore.slab import HostSlab
-from kvstore.streams import CudaStream
+from kvstore.streams import CudaStream, Run
 from tests.fakes.cuda_streams import FakeCuda, QueuedTensor
 
 CUDA = torch.device("cuda", 0)
@@ -23,6 +23,10 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     return fake
 
 
+def queued(cuda: FakeCuda, tensor: torch.Tensor) -> Any:
+    return QueuedTensor(cuda, tensor)
+
+
 def test_copies_follow_the_compute_before_them_and_are_done_after_finish(cuda: FakeCuda) -> None:
     pool, slab = torch.zeros(2, 8), torch.zeros(2, 8)
     stream = CudaStream(CUDA)
@@ -30,8 +34,7 @@ def test_copies_follow_the_compute_before_them_and_are_done_after_finish(cuda: F
     fence = stream.fence()
     cuda.compute.queue.append(lambda: pool.fill_(9))
     stream.wait(fence)
-    pairs: Any = [(QueuedTensor(cuda, slab[i]), QueuedTensor(cuda, pool[i])) for i in range(2)]
-    stream.copy(pairs)
+    stream.copy(queued(cuda, slab), queued(cuda, pool), [Run(0, 0, 1), Run(1, 1, 1)])
     assert not slab.any(), "nothing is done before somebody waits"
     assert len(cuda.compute.queue) == 2, "copies are on a stream of their own"
     stream.finish()
@@ -40,11 +43,10 @@ def test_copies_follow_the_compute_before_them_and_are_done_after_finish(cuda: F
 
 def test_finish_covers_what_was_copied_since_the_last_one(cuda: FakeCuda) -> None:
     stream = CudaStream(CUDA)
-    source, target = torch.ones(4), torch.zeros(3, 4)
+    source, target = torch.ones(1, 4), torch.zeros(3, 4)
     for i in range(3):
         stream.wait(stream.fence())
-        pairs: Any = [(QueuedTensor(cuda, target[i]), QueuedTensor(cuda, source))]
-        stream.copy(pairs)
+        stream.copy(queued(cuda, target), queued(cuda, source), [Run(0, i, 1)])
         stream.finish()
         assert target.sum() == 4 * (i + 1)
 

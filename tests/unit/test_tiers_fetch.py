@@ -204,6 +204,14 @@ def test_short_runs_are_computed() -> None:
     assert harness.cached("a") == (0, 0, 0)
 
 
+def test_short_runs_are_brought_where_everything_is() -> None:
+    harness = TieringHarness(min_fetch_blocks=3, always_bring=True)
+    harness.to_disk(PROMPT[:9])
+    harness.submit("a", PROMPT)
+    harness.run()
+    assert harness.cached("a") == (0, 0, 8)
+
+
 def test_a_wrong_mirror_costs_one_failed_fetch() -> None:
     harness = with_prompt_on_disk()
     for key in harness.keys(PROMPT)[3:]:

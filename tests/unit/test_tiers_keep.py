@@ -46,9 +46,9 @@ def test_a_pin_name_gathers_the_prompts_of_its_requests() -> None:
     harness = TieringHarness(num_host_slots=64)
     harness.serve("first", PROMPT, pin_name="both")
     harness.serve("second", OTHER, pin_name="both")
-    assert harness.scheduler.pinned_names == ["both"]
-    assert harness.scheduler.pin_figures() == [PinFigures("both", 20, 20, 20, 20)]
-    assert harness.scheduler.pinned_keys()["both"] == (*harness.keys(PROMPT), *harness.keys(OTHER))
+    assert harness.scheduler.pins.names == ["both"]
+    assert harness.scheduler.pins.figures() == [PinFigures("both", 20, 20, 20, 20)]
+    assert harness.scheduler.pins.keys_by_name()["both"] == (*harness.keys(PROMPT), *harness.keys(OTHER))
 
 
 def test_what_is_pinned_comes_to_the_host_even_if_it_is_on_disk() -> None:
@@ -57,7 +57,7 @@ def test_what_is_pinned_comes_to_the_host_even_if_it_is_on_disk() -> None:
     # As another worker would have stored them.
     harness.mirror.add(harness.keys(PROMPT))
     harness.serve("pinned", PROMPT, pin_name="a")
-    assert harness.scheduler.pin_figures() == [PinFigures("a", 10, 10, 10, 10)]
+    assert harness.scheduler.pins.figures() == [PinFigures("a", 10, 10, 10, 10)]
 
 
 def test_without_room_the_request_is_refused_and_what_was_pinned_stays() -> None:
@@ -66,7 +66,7 @@ def test_without_room_the_request_is_refused_and_what_was_pinned_stays() -> None
     with pytest.raises(TierFull, match=r"takes 20 blocks, but 0 of the 15 .* Unpin one"):
         harness.submit("second", OTHER, pin_name="a")
     assert harness.scheduler.is_idle
-    assert [pin.num_blocks for pin in harness.scheduler.pin_figures()] == [10]
+    assert [pin.num_blocks for pin in harness.scheduler.pins.figures()] == [10]
 
 
 def test_a_prompt_without_a_full_block_cannot_be_pinned() -> None:
@@ -74,7 +74,7 @@ def test_a_prompt_without_a_full_block_cannot_be_pinned() -> None:
     with pytest.raises(InvalidRequest, match="has 3 tokens, which fill no block of 4") as refused:
         harness.submit("short", PROMPT[:3], pin_name="a")
     assert refused.value.field == "pin_name"
-    assert harness.scheduler.pinned_names == []
+    assert harness.scheduler.pins.names == []
 
 
 def test_what_the_disk_evicts_is_counted() -> None:

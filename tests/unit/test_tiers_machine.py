@@ -165,13 +165,13 @@ class TieredMachine(SchedulerMachine):
         known: list[BlockKey] = sorted(self.disk.meanings)
         keys = data.draw(st.lists(st.sampled_from(known), max_size=4, unique=True))
         try:
-            self.scheduler.pin(name, keys)
+            self.scheduler.pins.pin(name, keys)
         except TierFull:
             assert len(keys) > 0
 
     @rule(name=st.sampled_from("ab"))
     def unpin(self, name: str) -> None:
-        self.scheduler.unpin(name)
+        self.scheduler.pins.unpin(name)
 
     @rule(is_so=RARELY, timeout_ns=st.sampled_from([100, 1_000_000_000]))
     def begin_drain(self, is_so: bool, timeout_ns: int) -> None:
@@ -230,7 +230,7 @@ class TieredMachine(SchedulerMachine):
             self.nothing_is_out_of_order()
         assert not self.tiers.in_flight, "transfers do not end"
         for name in "ab":
-            self.scheduler.unpin(name)
+            self.scheduler.pins.unpin(name)
         self.scheduler.check_integrity()
         deadline_ns = self.scheduler.next_deadline_ns()
         if deadline_ns is not None:

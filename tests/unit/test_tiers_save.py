@@ -227,13 +227,13 @@ def test_a_drain_survives_a_disk_that_takes_nothing() -> None:
 
 def test_a_pinned_prefix_stays_in_the_host_tier() -> None:
     harness = TieringHarness(num_blocks=32, num_host_slots=30, has_disk=False)
-    harness.scheduler.pin("system", harness.keys(PROMPT))
+    harness.scheduler.pins.pin("system", harness.keys(PROMPT))
     harness.serve("a", PROMPT)
     assert harness.tiers.host.num_pinned == 10, "it goes down as soon as it is computed"
     for number, prompt in enumerate(prompts(12)):
         harness.serve(f"r{number}", prompt)
     assert harness.scheduler.prefix_hits(make_request("x", PROMPT)).total == 40
-    harness.scheduler.unpin("system")
+    harness.scheduler.pins.unpin("system")
     for number, prompt in enumerate(prompts(24)[12:]):
         harness.serve(f"s{number}", prompt)
     assert harness.scheduler.prefix_hits(make_request("x", PROMPT)).total == 0
@@ -242,7 +242,7 @@ def test_a_pinned_prefix_stays_in_the_host_tier() -> None:
 def test_what_is_pinned_after_it_was_computed_goes_to_disk_at_once() -> None:
     harness = TieringHarness()
     harness.serve("a", PROMPT)
-    harness.scheduler.pin("system", harness.keys(PROMPT))
+    harness.scheduler.pins.pin("system", harness.keys(PROMPT))
     harness.settle()
     assert len(harness.mirror) == 10
     assert harness.tiers.disk.num_pinned == harness.tiers.host.num_pinned == harness.tiers.device.num_pinned == 10
@@ -250,15 +250,15 @@ def test_what_is_pinned_after_it_was_computed_goes_to_disk_at_once() -> None:
 
 def test_there_is_room_for_so_many_pinned_blocks_only() -> None:
     harness = TieringHarness(num_host_slots=30)
-    harness.scheduler.pin("a", harness.keys(PROMPT))
+    harness.scheduler.pins.pin("a", harness.keys(PROMPT))
     with pytest.raises(TierFull, match=r"takes 10 blocks, but 10 of the 15 .* Unpin one, pin a shorter"):
-        harness.scheduler.pin("b", harness.keys(prompts(1)[0]))
-    assert harness.scheduler.pinned_names == ["a"]
-    harness.scheduler.pin("c", harness.keys(PROMPT[:20]))
-    harness.scheduler.pin("a", harness.keys(prompts(1)[0]))
-    assert harness.scheduler.pinned_names == ["c", "a"]
+        harness.scheduler.pins.pin("b", harness.keys(prompts(1)[0]))
+    assert harness.scheduler.pins.names == ["a"]
+    harness.scheduler.pins.pin("c", harness.keys(PROMPT[:20]))
+    harness.scheduler.pins.pin("a", harness.keys(prompts(1)[0]))
+    assert harness.scheduler.pins.names == ["c", "a"]
     with pytest.raises(TierFull, match="there is no host tier"):
-        Harness().scheduler.pin("a", [])
+        Harness().scheduler.pins.pin("a", [])
 
 
 def test_a_tenant_over_its_cap_evicts_only_its_own() -> None:

@@ -117,8 +117,11 @@ void tiercel_write_layer(
     kernels->write_layer(*kv, layer, *batch, {k, strides[0], strides[1], type}, {v, strides[2], strides[3], type});
 }
 
-void tiercel_stream_copy(const tiercel::Kernels* kernels, uint8_t* target, const uint8_t* source, int64_t bytes) {
-    kernels->stream_copy(target, source, bytes);
+// `runs` are [number][3]: the first row in the source, the first in the target, and how many.
+void tiercel_copy_rows(const tiercel::Kernels* kernels, uint8_t* target, const uint8_t* source, int64_t row_bytes,
+                       const int64_t* runs, int64_t number) {
+    for (const int64_t* run = runs; run < runs + 3 * number; run += 3)
+        kernels->stream_copy(target + run[1] * row_bytes, source + run[0] * row_bytes, run[2] * row_bytes);
 }
 
 }  // extern "C"
