@@ -125,8 +125,8 @@ private:
     const bf16* prepare(int64_t t, int64_t dim) {
         const bf16* tiles = kv_.value_tiles(t, dim);
         if (dim == 0)
-            scores_.weigh(raw_ + t * kColumns, t, has_scales_ ? kv_.value_factors() + t : nullptr,
-                          weights_ + t * kColumns);
+            scores_.weigh(raw_ + t * kColumns, t, has_scales_ ? kv_.key_factors() + t : nullptr,
+                          has_scales_ ? kv_.value_factors() + t : nullptr, weights_ + t * kColumns);
         return tiles;
     }
 

@@ -166,19 +166,16 @@ private:
         scale_columns(factors_, kTile, dims_, partial_.values + piece.column * dims_);
     }
 
-    // The highest scores of one column, by place in sixteen, and the scores with their factors, but for one that all of
-    // them have. A NaN is left out.
+    // The highest scores of one column, by place in sixteen; not scaled where score_scale alone would do it. A NaN is left
+    // out.
     template <bool kMasked>
     void look_at_column(const Piece& piece, Steps steps, int64_t i) const {
-        float* scores = piece.scores + i * kChunkTokens;
+        const float* scores = piece.scores + i * kChunkTokens;
         const Seen seen(split_, piece.column + i, piece.chunk);
         Vec highest = Vec::of(-__builtin_inff());
         for (int64_t t = steps.first * kPairStep; t < steps.last * kPairStep; t += kTile) {
             Vec score = Vec::load(scores + t);
-            if constexpr (kScaled) {
-                score = score * Vec::load(kv_.key_factors() + piece.chunk + t);
-                score.store(scores + t);
-            }
+            if constexpr (kScaled) score = score * Vec::load(kv_.key_factors() + piece.chunk + t);
             if constexpr (kMasked) score = seen.or_hidden(score, t);
             highest = max(score, highest);
         }
@@ -190,11 +187,11 @@ private:
     void weigh_column(const Piece& piece, Steps steps, int64_t i, bf16* weights) const {
         const float* scores = piece.scores + i * kChunkTokens;
         const Seen seen(split_, piece.column + i, piece.chunk);
-        const Vec base = Vec::of(base_[i]);
+        const Vec lowered = Vec::of(0.0f - base_[i]);
         Vec sum = Vec::load(sums_ + i * kTile);
         const auto weight = [&](int64_t t) {
-            Vec score = Vec::load(scores + t);
-            score = kScaled ? score - base : fma(score, Vec::of(split_.score_scale), Vec::zero() - base);
+            const Vec factor = kScaled ? Vec::load(kv_.key_factors() + piece.chunk + t) : Vec::of(split_.score_scale);
+            Vec score = fma(Vec::load(scores + t), factor, lowered);
             if constexpr (kMasked) score = seen.or_hidden(score, t);
             const Vec weight = exp2_for_bf16(score);
             sum = sum + weight;

@@ -78,14 +78,11 @@ public:
         for (Vec& sum : sums_) sum = Vec::zero();
     }
 
-    // Takes note of the scores of tokens [first, first + 16), and applies `factors`; null for score_scale, which weigh()
-    // applies.
-    void look_at(float* scores, int64_t first, const float* factors) {
+    // Takes note of the scores of tokens [first, first + 16). `factors`: of these tokens; null for score_scale.
+    void look_at(const float* scores, int64_t first, const float* factors) {
         const bool seen = all_seen(first, first + 16);
         for (int i = 0; i < kColumns; ++i) {
-            Vec score = Vec::load(scores + i * 16);
-            if (factors) (score = score * for_each_column<kColumns>(factors + i * kTokens)).store(scores + i * 16);
-            else score = score * Vec::of(split_.score_scale);
+            Vec score = Vec::load(scores + i * 16) * factor(factors, i, split_.score_scale);
             if (!seen) score = seen_or_hidden(score, position(first + i * kTokens), low_, high_);
             highest_ = max(score, highest_);  // so a NaN is left out
         }
@@ -112,11 +109,10 @@ public:
     }
 
     // The scores of tokens [first, first + 32) as weights, [kColumns][32].
-    void weigh(const float* scores, int64_t first, const float* value_factors, bf16* weights) {
+    void weigh(const float* scores, int64_t first, const float* key_factors, const float* value_factors, bf16* weights) {
         const bool seen = all_seen(first, first + 32);
         const auto weight = [&](int i) {
-            Vec score = Vec::load(scores + i * 16);
-            score = value_factors ? score - base_ : fma(score, Vec::of(split_.score_scale), Vec::zero() - base_);
+            Vec score = fma(Vec::load(scores + i * 16), factor(key_factors, i, split_.score_scale), Vec::zero() - base_);
             if (!seen) score = seen_or_hidden(score, position(first + i * kTokens), low_, high_);
             const Vec weight = exp2_for_bf16(score);
             sums_[i % kColumns] = sums_[i % kColumns] + weight;
@@ -155,6 +151,9 @@ private:
         alignas(64) uint16_t order[32];
         for (int i = 0; i < 32; ++i) order[i] = static_cast<uint16_t>(i % (2 * kTokens) * kColumns + i / (2 * kTokens));
         return _mm512_load_si512(order);
+    }
+    static Vec factor(const float* factors, int i, float constant) {
+        return factors ? for_each_column<kColumns>(factors + i * kTokens) : Vec::of(constant);
     }
     bool all_seen(int64_t first, int64_t last) const {
         return split_.low[kColumns - 1] <= static_cast<float>(split_.start + first) &&
