@@ -272,3 +272,54 @@ def test_instruction_sets_are_apart() -> None:
     assert [kernels_of(name.removeprefix("cpu-")).isa for name in NATIVE] == [
         name.removeprefix("cpu-") for name in NATIVE
     ]
+
+
+@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_what_is_kept_for_a_prompts_chunks_is_of_this_layer_row_and_step(
+    name: str, kv_dtype: torch.dtype, num_threads: int
+) -> None:
+    """Rows of the same length, layers and steps of one plan, and pages that change between two steps."""
+    assert torch.get_num_threads() == num_threads
+    layout, rows = BlockLayout(2, 2, 64, 16, kv_dtype), Rows([600, 600], [300, 300])
+    batch = make_batch(rows, 16, 120, seed=5)
+    q, k, v = (random_heads(600, heads, 64, torch.bfloat16, heads) for heads in (6, 2, 2))
+    pool = random_pool(layout, 120, 0)
+    backend = backend_of(name, layout.pages(pool), [None, None], torch.bfloat16)
+    plan = backend.plan(batch)
+    for seed in (0, 1):
+        pool.copy_(random_pool(layout, 120, seed))
+        oracle = ReferenceAttention(layout.pages(pool.clone()), [None, None])
+        for layer in (0, 1, 0):
+            got = backend.run(q, k, v, layer, plan)
+            assert torch.allclose(got, oracle.run(q, k, v, layer, oracle.plan(batch)), atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_a_context_of_more_splits_than_a_thread_keeps_gives_the_same_results(name: str) -> None:
+    num_tokens, first = 3100, 2900
+    layout = BlockLayout(1, 1, 512, 16, torch.bfloat16)
+    merged = random_heads(num_tokens, 4, 512, torch.bfloat16, 1)
+    q, k, v = merged.split((2, 1, 1), dim=1)
+    whole = attended_in_steps(name, torch.bfloat16, layout, None, (q, k, v), [first], 0)
+    alone = attended_in_steps(name, torch.bfloat16, layout, None, (q, k, v), [first, first + 5, first + 6], 0)
+    assert torch.equal(alone, whole)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize(("group", "window"), [(1, None), (5, 200), (12, None)])
+def test_scores_that_grow_along_the_context_give_the_same_bits_alone_and_in_a_chunk(
+    name: str, kv_dtype: torch.dtype, group: int, window: int | None
+) -> None:
+    """Softmax goes by chunks of tokens, and what has been added up is put right where a later score is far higher."""
+    num_tokens, head_dim = 700, 64
+    layout = BlockLayout(1, 1, head_dim, 16, kv_dtype)
+    merged = random_heads(num_tokens, group + 2, head_dim, torch.bfloat16, group)
+    q, k, v = merged.split((group, 1, 1), dim=1)
+    k = k * torch.linspace(0.1, 12, num_tokens)[:, None, None].bfloat16()
+    whole = attended_in_steps(name, torch.bfloat16, layout, window, (q, k, v), [], 0)
+    cuts = [100, 101, 260, *range(508, 516), 640, 641, 699]
+    assert torch.equal(attended_in_steps(name, torch.bfloat16, layout, window, (q, k, v), cuts, 0), whole)
+    exact = attended_in_steps(name, torch.float32, layout, window, (q.float(), k.float(), v.float()), [], 0)
+    assert torch.allclose(whole.float(), exact, atol=0.06, rtol=0.06)

@@ -17,6 +17,10 @@ constexpr int64_t kUnitsPerThread = 3, kLeastColumns = 64;
 // Tasks per thread below which a row's heads are not read together.
 constexpr int64_t kRowTasksPerThread = 4;
 
+// Of the splits that a thread keeps packed: those that no longer fit into the second cache still cost less than packing
+// them again.
+constexpr int64_t kPackedBytes = 4 << 20;
+
 }  // namespace
 
 Workspace::~Workspace() { std::free(data); }
@@ -45,8 +49,19 @@ void AttnWork::prepare(const AttnShape& shape, const AttnBatch& batch, const int
         // Layers run one after another, so windows share the memory.
         partial_floats = std::max(partial_floats, cut(batch, by_window_[i], num_threads));
     }
+    num_packed_ = shape.packed_bytes > 0 ? packed_splits() : 0;
+    packed_.reserve(num_threads * num_packed_ * shape.packed_bytes);
     partials_.reserve(partial_floats * 4);
     scratch_.reserve(num_threads * shape.scratch_bytes);
+}
+
+int64_t AttnWork::packed_splits() const {
+    int64_t most = 0;
+    for (const AttnTasks& tasks : by_window_)
+        for (const AttnTask& task : tasks.tasks)
+            if (tasks.units[static_cast<size_t>(task.unit)].num_columns > kFewColumns)
+                most = std::max<int64_t>(most, task.last_split - task.first_split);
+    return std::min(most, std::clamp<int64_t>(kPackedBytes / shape_.packed_bytes, 1, kMaxPackedSplits));
 }
 
 AttnTasks& AttnWork::tasks(int64_t window) {
@@ -111,9 +126,30 @@ int64_t AttnWork::cut(const AttnBatch& batch, AttnTasks& into, int64_t num_threa
                                   static_cast<int32_t>(last), (last - first) * split_cost});
         }
     }
-    std::stable_sort(into.tasks.begin(), into.tasks.end(),
-                     [](const AttnTask& a, const AttnTask& b) { return a.cost > b.cost; });
+    order(into);
     return floats;
+}
+
+void AttnWork::order(AttnTasks& into) const {
+    // One of a K/V head's tasks after the other, since a thread keeps what it has packed; the longest first, among the
+    // heads and of each. Others are on their own.
+    const auto is_packed = [&](const AttnUnit& unit) { return shape_.packed_bytes > 0 && unit.num_columns > kFewColumns; };
+    std::vector<int64_t> longest(into.units.size());
+    std::vector<size_t> first_unit(into.units.size());
+    size_t row_start = 0;
+    for (const AttnTask& task : into.tasks) {
+        const size_t index = static_cast<size_t>(task.unit);
+        const AttnUnit& unit = into.units[index];
+        if (into.units[row_start].row != unit.row) row_start = index;
+        // A row's units are tile by tile, and of each all heads.
+        first_unit[index] = is_packed(unit) ? row_start + static_cast<size_t>(unit.kv_head) : index;
+        longest[first_unit[index]] = std::max(longest[first_unit[index]], task.cost);
+    }
+    std::stable_sort(into.tasks.begin(), into.tasks.end(), [&](const AttnTask& a, const AttnTask& b) {
+        const size_t left = first_unit[static_cast<size_t>(a.unit)], right = first_unit[static_cast<size_t>(b.unit)];
+        if (longest[left] != longest[right]) return longest[left] > longest[right];
+        return left != right ? left < right : a.cost > b.cost;
+    });
 }
 
 int64_t AttnWork::heads_together(const AttnTasks& tasks, int64_t num_threads) const {

@@ -21,6 +21,7 @@ struct AttnShape {
     int64_t max_units;         // of a task, where units have kFewColumns
     int64_t value_floats;      // of a column's result, padded
     int64_t scratch_bytes;     // per thread
+    int64_t packed_bytes;      // of a split as units of more columns than kFewColumns have it packed; 0: they have not
     bool exact;                // fp32 throughout; else bf16 products where the instruction set has them
 };
 
@@ -45,7 +46,7 @@ struct AttnTask {
 struct AttnTasks {
     int64_t window;  // 0: none
     std::vector<AttnUnit> units;
-    std::vector<AttnTask> tasks;  // the longest first
+    std::vector<AttnTask> tasks;  // as AttnWork::order() has them
 
     // For code that is compiled per instruction set: the linker keeps one copy of a template's functions, whichever.
     AttnUnit* unit_list();
@@ -78,18 +79,29 @@ public:
     AttnTasks& tasks(int64_t window);
     const AttnShape& shape() const { return shape_; }
     uint8_t* scratch(int64_t thread) { return scratch_.data + thread * shape_.scratch_bytes; }
+    // Room for so many splits that the thread has packed.
+    int64_t num_packed() const { return num_packed_; }
+    uint8_t* packed(int64_t thread) { return packed_.data + thread * num_packed_ * shape_.packed_bytes; }
     float* partials() { return reinterpret_cast<float*>(partials_.data); }
 
 private:
     // Returns the floats that the units' partial results need.
     int64_t cut(const AttnBatch& batch, AttnTasks& into, int64_t num_threads) const;
+    // Puts tasks into the order in which threads take them.
+    void order(AttnTasks& into) const;
+    // Packed splits that a thread has use for.
+    int64_t packed_splits() const;
     // The heads of a row that a task reads together.
     int64_t heads_together(const AttnTasks& tasks, int64_t num_threads) const;
 
     AttnShape shape_{};
     std::vector<AttnTasks> by_window_;
-    Workspace scratch_, partials_;
+    int64_t num_packed_ = 0;
+    Workspace scratch_, packed_, partials_;
 };
+
+// Packed splits that a thread keeps, at most.
+constexpr int64_t kMaxPackedSplits = 32;
 
 // As decode has them.
 constexpr int64_t kFewColumns = 16;

@@ -15,15 +15,22 @@ namespace {
 
 // The two ways to compute a split behind one face.
 struct ExactMath {
+    struct Packed {
+        Packed(const PagedKv&, uint8_t*, int64_t) {}
+    };
     static constexpr int64_t kMaxColumns = exact::kMaxColumns, kMaxUnits = 1;
     static int64_t value_floats(const PagedKv& kv) { return exact::value_floats(kv); }
     static int64_t query_bytes(const PagedKv& kv) { return exact::query_bytes(kv); }
     static int64_t scratch_bytes(const PagedKv& kv) { return exact::scratch_bytes(kv); }
     static constexpr auto put_query = exact::put_query;
-    static constexpr auto attend_split = exact::attend_split;
-    static void in_order(const PagedKv&, int64_t, const float*, float*) {}
+    static void attend_split(const Split& split, Packed&, const uint8_t* queries, uint8_t* scratch,
+                             const Partial& partial) {
+        exact::attend_split(split, queries, scratch, partial);
+    }
+    static void in_order(const PagedKv&, const float*, float*) {}
     static constexpr bool kReorders = false;
     static constexpr bool kReadsAhead = false;
+    static int64_t packed_bytes(const PagedKv&) { return 0; }
     struct Tiles {
         void set(int64_t) {}
     };
@@ -37,9 +44,9 @@ struct TileMath {
     static int64_t scratch_bytes(const PagedKv& kv) { return tiled::scratch_bytes(kv); }
     static constexpr auto put_query = tiled::put_query;
     static constexpr auto attend_split = tiled::attend_split;
-    static void in_order(const PagedKv& kv, int64_t columns, const float* from, float* to) {
-        tiled::in_order(kv, columns, from, to);
-    }
+    static constexpr auto in_order = tiled::in_order;
+    static int64_t packed_bytes(const PagedKv& kv) { return tiled::PackedSplit::bytes(kv); }
+    using Packed = tiled::PackedSplits;
     static constexpr bool kReorders = true;
     static constexpr bool kReadsAhead = true;
     struct Tiles : ColumnTiles {
@@ -50,7 +57,7 @@ struct TileMath {
 
 template <typename Math>
 AttnShape shape_of(const PagedKv& kv, int64_t num_heads, bool exact) {
-    AttnShape shape{num_heads, kv.kv_heads, Math::kMaxColumns, Math::kMaxUnits, Math::value_floats(kv), 0, exact};
+    AttnShape shape{num_heads, kv.kv_heads, Math::kMaxColumns, Math::kMaxUnits, Math::value_floats(kv), 0, Math::packed_bytes(kv), exact};
     shape.scratch_bytes = round_up(2 * Math::kMaxColumns * 4, 64) + round_up(Math::query_bytes(kv), 64) +
                           2 * partial_floats(shape, Math::kMaxColumns) * 4 + round_up(Math::scratch_bytes(kv), 64);
     // Threads shall not meet in a page, nor in the same sets of a cache.
@@ -105,12 +112,13 @@ template <typename Math>
 class TaskRun {
 public:
     TaskRun(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work, const Heads& q,
-            const Heads& out, AttnUnit* units, const AttnTask& task, int64_t thread, PagesAhead& ahead)
+            const Heads& out, AttnUnit* units, const AttnTask& task, int64_t thread, PagesAhead& ahead,
+            typename Math::Packed& packed)
         : kv_(kv), layer_(layer), window_(window),
           score_scale_(1.44269504f / std::sqrt(static_cast<float>(kv.head_dim))), batch_(batch), work_(work), q_(q),
           out_(out), units_(units + task.unit), task_(task), group_(work.shape().num_heads / kv.kv_heads),
           value_floats_(work.shape().value_floats), buffers_(buffers_in<Math>(work.scratch(thread), kv, work.shape())),
-          ahead_(ahead) {}
+          ahead_(ahead), packed_(packed) {}
 
     void run() {
         load_bounds(units_[0]);
@@ -148,8 +156,10 @@ private:
 
     void load_queries(const AttnUnit& unit, uint8_t* into) {
         const int64_t columns = unit.num_columns;
-        std::memset(into, 0, static_cast<size_t>(Math::query_bytes(kv_) * padded_columns(columns) / Math::kMaxColumns));
-        alignas(64) float row[kMaxHeadDim];
+        if (columns < padded_columns(columns))
+            std::memset(into, 0,
+                        static_cast<size_t>(Math::query_bytes(kv_) * padded_columns(columns) / Math::kMaxColumns));
+        alignas(64) float row[kMaxHeadDim] = {};
         for (int64_t column = 0; column < columns; ++column) {
             load_row(heads_row(q_, token(unit, column), head(unit, column)), q_.element, kv_.head_dim, row);
             Math::put_query(kv_, row, column, columns, into);
@@ -157,15 +167,14 @@ private:
     }
 
     void attend_split(const AttnUnit& unit, const uint8_t* queries, int64_t split) {
-        const int64_t start = split * kSplitTokens, rest = batch_.context_lens[unit.row] - start;
-        const int64_t count = std::min(kSplitTokens, rest);
+        const int64_t start = split * kSplitTokens;
+        const int64_t count = std::min<int64_t>(kSplitTokens, batch_.context_lens[unit.row] - start);
         const bool is_first = split == task_.first_split || unit.num_tasks > 1;
         const Partial into = !is_first ? Partial(buffers_.part, unit.num_columns)
                              : unit.num_tasks > 1 ? partial(unit, split) : sum(unit);
         Math::attend_split({kv_, batch_.block_table + unit.row * batch_.table_stride, layer_, unit.kv_head, start, count,
-                            split + 1 < task_.last_split ? rest - count : 0, unit.num_columns, buffers_.low,
-                            buffers_.high, score_scale_, &ahead_},
-                           queries, buffers_.split, into);
+                            unit.num_columns, buffers_.low, buffers_.high, score_scale_, &ahead_},
+                           packed_, queries, buffers_.split, into);
         if (!is_first) merge(sum(unit), into, unit.num_columns, value_floats_);
     }
 
@@ -192,13 +201,20 @@ private:
 
     void finish(const AttnUnit& unit, const Partial& sum) {
         alignas(64) float row[kMaxHeadDim];
+        const bool is_vectors = out_.element == Element::kBf16 && kv_.head_dim % Vec::kLanes == 0;
         for (int64_t column = 0; column < unit.num_columns; ++column) {
             float* values = sum.values + column * value_floats_;
             const Vec inverse = Vec::of(1.0f / sum.sums[column]);
             for (int64_t d = 0; d < value_floats_; d += Vec::kLanes) (Vec::load(values + d) * inverse).store(values + d);
-            if constexpr (Math::kReorders) Math::in_order(kv_, unit.num_columns, values, row);
-            store_row(Math::kReorders ? row : values, out_.element, kv_.head_dim,
-                      heads_row(out_, token(unit, column), head(unit, column)));
+            if constexpr (Math::kReorders) Math::in_order(kv_, values, row);
+            const float* from = Math::kReorders ? row : values;
+            uint8_t* to = heads_row(out_, token(unit, column), head(unit, column));
+            if (!is_vectors) {
+                store_row(from, out_.element, kv_.head_dim, to);
+                continue;
+            }
+            for (int64_t d = 0; d < kv_.head_dim; d += Vec::kLanes)
+                Vec::load(from + d).store(reinterpret_cast<bf16*>(to) + d);
         }
     }
 
@@ -214,12 +230,13 @@ private:
     const int64_t group_, value_floats_;
     const Buffers buffers_;
     PagesAhead& ahead_;
+    typename Math::Packed& packed_;
 };
 
-// What a task reads, unless its columns are so many that K and V are read more than once.
+// What a task of few columns reads.
 PagesAhead::Stretch stretch_of(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, int64_t group,
                                const AttnUnit& unit, const AttnTask& task) {
-    if (unit.num_columns > kFewColumns) return {};
+    if (unit.num_columns > kFewColumns) return {};  // packed when it is met first
     const int64_t context = batch.context_lens[unit.row];
     const int64_t first_query = context - (batch.query_starts[unit.row + 1] - batch.query_starts[unit.row]) +
                                 unit.first_column / group;
@@ -237,6 +254,7 @@ void attend_with(const PagedKv& kv, int64_t layer, int64_t window, const AttnBat
     AttnUnit* units = tasks.unit_list();
     typename Math::Tiles tiles;
     PagesAhead ahead;
+    typename Math::Packed packed(kv, work.packed(team.thread), work.num_packed());
     const int64_t group = work.shape().num_heads / kv.kv_heads, count = tasks.num_tasks();
     const auto stretch = [&](int64_t i) {
         return stretch_of(kv, layer, window, batch, group, units[task_list[i].unit], task_list[i]);
@@ -247,7 +265,7 @@ void attend_with(const PagedKv& kv, int64_t layer, int64_t window, const AttnBat
         tiles.set(columns);
         if (Math::kReadsAhead && columns <= kFewColumns)
             ahead.begin(stretch(i), next < count ? stretch(next) : PagesAhead::Stretch());
-        TaskRun<Math>(kv, layer, window, batch, work, q, out, units, task, team.thread, ahead).run();
+        TaskRun<Math>(kv, layer, window, batch, work, q, out, units, task, team.thread, ahead, packed).run();
     });
 }
 

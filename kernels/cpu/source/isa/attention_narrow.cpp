@@ -9,14 +9,11 @@
 namespace tiercel::TIERCEL_ISA::tiled {
 namespace {
 
-constexpr int64_t kTileWords = kTile * kPairStep;
-constexpr int64_t kValueChunk = 128;  // tokens whose values are added at a time
-
 // Tiles: 0 is a full one, for rows of K or V; 1 queries, 2 scores, 3 weights, 4 to 7 values (`ColumnTiles`).
 
 // scores[16][kColumns] = K Q^T.
 template <int kColumns>
-void multiply_keys(const NarrowKv::KeyTile& keys, int64_t num_steps, const bf16* q, float* scores) {
+void multiply_keys(const KvTiles::KeyTile& keys, int64_t num_steps, const bf16* q, float* scores) {
     stores_before_tiles();
     _tile_zero(2);
     for (int64_t i = 0; i < num_steps; ++i) {
@@ -56,32 +53,42 @@ public:
     void attend(const Partial& partial) {
         multiply_all_keys();
         // Of all dimensions in turn, so that memory is read evenly; what a product adds to goes through the first cache.
-        const int64_t chunk = dims_ <= 64 ? kSplitTokens : kValueChunk;
-        for (int64_t t = first_; t < last_; t += chunk)
+        for (int64_t t = first_; t < last_;) {
+            int64_t chunk = t / kChunkTokens;
+            alignas(64) float factors[16];
+            if (scores_.start_chunk(chunk, factors) && t > first_)
+                scale_columns(factors, kColumns, dims_, partial.values);
+            int64_t end = std::min(++chunk * kChunkTokens, last_);
+            // With so few tiles they can stay for several chunks.
+            while (dims_ <= 64 && end < last_ && !scores_.raises_base(chunk))
+                end = std::min(++chunk * kChunkTokens, last_);
             for (int64_t dim = 0; dim < dims_; dim += 64) {
-                const int64_t end = std::min(t + chunk, last_);
                 if (dims_ - dim >= 64) add_values<4>(t, end, dim, partial.values + dim);
                 else add_values<2>(t, end, dim, partial.values + dim);
             }
-        scores_.highest().store(partial.highest);
+            t = end;
+        }
+        scores_.base().store(partial.highest);
         scores_.total().store(partial.sums);
     }
 
 private:
     // Each product's result is looked at while the next one is made.
     void multiply_all_keys() {
-        NarrowKv::KeyTile next = kv_.key_tile(first_);
+        KvTiles::KeyTile next = kv_.key_tile(first_);
         for (int64_t t = first_; t < last_; t += kTile) {
-            const NarrowKv::KeyTile keys = next;
+            const KvTiles::KeyTile keys = next;
             if (t + kTile < last_) next = kv_.key_tile(t + kTile);
             multiply_keys<kColumns>(keys, dims_ / 32, q_, raw_ + t * kColumns);
             if (t > first_) look_at(t - kTile);
         }
         look_at((last_ - 1) / kTile * kTile);
-        scores_.end_look();
     }
 
-    void look_at(int64_t t) { scores_.look_at(raw_ + t * kColumns, t, has_scales_ ? kv_.key_factors() + t : nullptr); }
+    void look_at(int64_t t) {
+        scores_.look_at(raw_ + t * kColumns, t, has_scales_ ? kv_.key_factors() + t : nullptr);
+        if (t + kTile >= last_ || (t + kTile) % kChunkTokens == 0) scores_.end_look(t / kChunkTokens);
+    }
 
     template <int kTiles>
     void add_values(int64_t first, int64_t last, int64_t dim, float* values) {
@@ -152,21 +159,13 @@ int64_t narrow_scratch_bytes(const PagedKv& kv) {
 void put_narrow_query(const PagedKv& kv, const float* row, int64_t column, int64_t columns, uint8_t* queries) {
     const int64_t dims = padded_dims(kv);
     const int width = narrow_columns(columns);
-    alignas(64) bf16 words[kMaxHeadDim] = {};
-    for (int64_t d = 0; d < kv.head_dim; d += 8)
-        _mm_store_si128(reinterpret_cast<__m128i*>(words + d), to_bf16(_mm256_loadu_ps(row + d)));
+    alignas(64) bf16 words[kMaxHeadDim];
+    KvTiles::put_query(kv, row, words);
     const __m512i places = _mm512_mullo_epi32(
         _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi32(width));
     uint32_t* to = reinterpret_cast<uint32_t*>(queries) + column;
-    for (int64_t step = 0; step < dims / 32; ++step, to += kTile * width) {
-        __m512i pairs = _mm512_load_si512(words + step * 32);
-        if (is_fp8(kv)) {
-            // The order of E4m3Widener::key: every other eight of 64.
-            const __m512i a = _mm512_load_si512(words + step / 2 * 64), b = _mm512_load_si512(words + step / 2 * 64 + 32);
-            pairs = step % 2 ? _mm512_shuffle_i32x4(a, b, 0xdd) : _mm512_shuffle_i32x4(a, b, 0x88);
-        }
-        _mm512_i32scatter_epi32(to, places, pairs, 4);
-    }
+    for (int64_t step = 0; step < dims / 32; ++step, to += kTile * width)
+        _mm512_i32scatter_epi32(to, places, _mm512_load_si512(words + step * 32), 4);
 }
 
 void attend_narrow_split(const Split& split, const uint8_t* queries, uint8_t* scratch, const Partial& partial) {
@@ -176,8 +175,6 @@ void attend_narrow_split(const Split& split, const uint8_t* queries, uint8_t* sc
         default: return attend_columns<16>(split, queries, scratch, partial);
     }
 }
-
-void narrow_in_order(const PagedKv& kv, const float* from, float* to) { NarrowKv::in_order(kv, from, to); }
 
 }  // namespace tiercel::TIERCEL_ISA::tiled
 #endif

@@ -21,12 +21,11 @@ struct Split {
     const int32_t* blocks;
     int64_t layer, head;
     int64_t start, count;
-    int64_t following;  // tokens behind them that are read next
     int64_t columns;
     const float* low;
     const float* high;
     float score_scale;  // log2(e) / sqrt(head_dim) or so: scores are to the base of 2
-    PagesAhead* ahead;  // stands where this split is read; only units of few columns have it advance
+    PagesAhead* ahead;  // stands where this split is read
 
     // What some consecutive columns see of the split, as [first, last); empty if first >= last.
     int64_t first_seen(int64_t column) const { return std::max<int64_t>(0, int64_t(low[column]) - start); }

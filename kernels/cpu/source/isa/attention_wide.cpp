@@ -2,44 +2,27 @@
 
 #if defined(TIERCEL_ISA_AMX)
 #include "attention_wide.h"
-#include "exp2.h"
+#include "chunk_softmax.h"
 #include "tile_products.h"
 #include "transpose.h"
 
 namespace tiercel::TIERCEL_ISA::tiled {
 namespace {
 
-// A tile's scores, and a chunk to spare: the next tile's are made while this one's are weighed, each in the place of the chunk
-// that has been weighed before.
-constexpr int64_t kSlots = kSplitTokens / kChunkTokens + 1;
-
 constexpr int64_t kTileFloats = kTile * kTile;
-constexpr int64_t kScratchFloats = kSlots * kChunkScores + 2 * (2 * kTileFloats + kTile);
 constexpr int64_t kWeightWords = kTile * kChunkTokens;
+constexpr int64_t kScratchFloats = 2 * kChunkScores + 2 * kTileFloats + 2 * kTile;
 
-// Sixteen columns on their way through a split.
-struct ColumnTile {
-    int64_t column = 0;
-    int64_t first = 0, last = 0;  // tokens of the split that any of them sees
-    int64_t slot = 0;             // of the first chunk's scores
-    float* highest = nullptr;     // [16 columns][16], by place in sixteen; not scaled where score_scale alone would do it
-    float* sums = nullptr;        // [16 columns][16], likewise
-    float* lowered = nullptr;     // [16 columns], 0 - the highest score
-
-    bool sees(int64_t chunk) const { return first < chunk + kChunkTokens && chunk < last; }
-    Steps steps(int64_t chunk) const {
-        return {std::max<int64_t>(0, first - chunk) / kPairStep,
-                (std::min(last - chunk, kChunkTokens) + kPairStep - 1) / kPairStep};
-    }
-};
-
-// A tile's scores of a chunk.
-struct Scores {
-    const ColumnTile* columns = nullptr;
-    float* data = nullptr;  // [16 columns][kChunkTokens]
+// Sixteen columns and a chunk of tokens of which any of them sees something.
+struct Piece {
+    int64_t column = -1;  // of the first; below 0: there is none
     int64_t chunk = 0;
     Steps steps;
+    bool is_first = false, is_last = false;  // of the columns' chunks
     bool all_seen = false;
+    float* scores = nullptr;  // [16 columns][kChunkTokens]
+
+    bool is_there() const { return column >= 0; }
 };
 
 // What a chunk's vectors of one column need to know: which tokens the column sees.
@@ -66,213 +49,197 @@ Vec total_of(const float* by_place, Vec (*both)(Vec, Vec)) {
     return sums[0];
 }
 
-// The unit that multiplies tiles and those that work on vectors are kept busy at the same time: while a tile of columns has
-// its scores of a chunk weighed, another one's products P V are made and a third one's Q K^T, whose scores take the
-// place of such as have been weighed.
+// Piece by piece, so that scores stay in the first cache: while a piece's are weighed, the next one's are made and the
+// values of the one before are added up, so that neither tiles nor vectors are idle for long.
 template <bool kScaled>
 class WideSplit {
 public:
-    WideSplit(const Split& split, TiledKv& kv, const bf16* queries, uint8_t* memory, const Partial& partial)
-        : split_(split), kv_(kv), queries_(queries), partial_(partial), dims_(padded_dims(split.kv)),
-          keys_(kv, split.kv, memory) {
-        scores_ = reinterpret_cast<float*>(memory + PackedKeys::scratch_bytes(split.kv));
-        float* others = scores_ + kSlots * kChunkScores;
-        for (ColumnTile* columns : {&now_, &next_}) {
-            columns->highest = others;
-            columns->sums = others + kTileFloats;
-            columns->lowered = others + 2 * kTileFloats;
-            others += 2 * kTileFloats + kTile;
-        }
-        weights_[0] = reinterpret_cast<bf16*>(others);
+    WideSplit(const Split& split, const PackedSplit& kv, const bf16* queries, uint8_t* memory, const Partial& partial)
+        : split_(split), kv_(kv), queries_(queries), partial_(partial), dims_(padded_dims(split.kv)) {
+        scores_[0] = reinterpret_cast<float*>(memory);
+        scores_[1] = scores_[0] + kChunkScores;
+        highest_ = scores_[1] + kChunkScores;
+        sums_ = highest_ + kTileFloats;
+        base_ = sums_ + kTileFloats;
+        factors_ = base_ + kTile;
+        weights_[0] = reinterpret_cast<bf16*>(factors_ + kTile);
         weights_[1] = weights_[0] + kWeightWords;
     }
 
     void run() {
-        for (int64_t column = 0; now_.last > 0 || column < split_.columns; column += kTile) {
-            start(next_, column);
-            for (int64_t chunk = 0; chunk < split_.count; chunk += kChunkTokens) {
-                if (next_.sees(chunk)) multiply_keys(chunk);
-                if (now_.sees(chunk)) weigh(chunk);
-                else if (query_keys_.left() > 0) pass();
-            }
-            if (now_.last > 0) total_of(now_.sums, [](Vec a, Vec b) { return a + b; }).store(partial_.sums + now_.column);
-            if (next_.last > 0) settle_highest();
-            std::swap(now_, next_);
+        Piece piece = next_of({});
+        if (!piece.is_there()) return;
+        start_scores(piece);
+        while (query_keys_.left() > 0) query_keys_.part();
+        query_keys_.finish();
+        while (piece.is_there()) {
+            const Piece next = next_of(piece);
+            if (next.is_there()) start_scores(next);
+            parts_ = query_keys_.left() + weight_values_.left();
+            if (!piece.all_seen) attend<true>(piece, piece.steps);
+            else if (piece.steps.number() < kChunkSteps) attend<false>(piece, piece.steps);
+            else attend<false>(piece, {0, kChunkSteps});
+            piece = next;
         }
-        pass();
+        finish_values();
     }
 
 private:
-    void start(ColumnTile& columns, int64_t column) {
-        columns.column = column;
-        columns.first = columns.last = 0;
-        columns.slot = (now_.slot + kSlots - 1) % kSlots;
-        if (column >= split_.columns) return;
-        const int64_t first = split_.first_seen(column), last = split_.last_seen(column + kTile - 1);
-        if (first >= last) return clear_columns(partial_, column, column + kTile, dims_);
-        columns.first = first;
-        columns.last = last;
-        std::fill_n(columns.highest, kTileFloats, -__builtin_inff());
-        std::fill_n(columns.sums, kTileFloats, 0.0f);
+    // The one after `piece`, or the first; clears the columns between that see nothing.
+    Piece next_of(const Piece& piece) {
+        int64_t column = std::max<int64_t>(0, piece.column), chunk = piece.chunk + kChunkTokens;
+        for (bool is_new = !piece.is_there();; is_new = true) {
+            if (column >= split_.columns) return {};
+            const int64_t first = split_.first_seen(column), last = split_.last_seen(column + kTile - 1);
+            if (is_new && first < last) chunk = first / kChunkTokens * kChunkTokens;
+            if (first < last && chunk < last) return piece_of(column, chunk, first, last);
+            if (first >= last) clear_columns(partial_, column, column + kTile, dims_);
+            column += kTile;
+        }
     }
 
-    // The next tile's.
-    void settle_highest() {
-        for (int i = 0; i < kTile; ++i) raise_highest(made_, i);
-        made_ = {};
-        Vec highest = total_of(next_.highest, [](Vec a, Vec b) { return max(a, b); });
-        if (!kScaled) highest = highest * Vec::of(split_.score_scale);
-        highest = max(highest, Vec::of(kNoScore));
-        highest.store(partial_.highest + next_.column);
-        (Vec::zero() - highest).store(next_.lowered);
-    }
-
-    Scores scores_of(const ColumnTile& columns, int64_t chunk) const {
-        const Steps steps = columns.steps(chunk);
+    Piece piece_of(int64_t column, int64_t chunk, int64_t first, int64_t last) {
+        std::swap(scores_[0], scores_[1]);
+        const Steps steps{std::max<int64_t>(0, first - chunk) / kPairStep,
+                          (std::min(last - chunk, kChunkTokens) + kPairStep - 1) / kPairStep};
         const int64_t start = split_.start + chunk;
-        return {&columns, scores_ + (columns.slot + chunk / kChunkTokens) % kSlots * kChunkScores, chunk, steps,
-                split_.low[columns.column + kTile - 1] <= static_cast<float>(start + steps.first * kPairStep) &&
-                    static_cast<float>(start + steps.last * kPairStep) <= split_.high[columns.column]};
+        return {column, chunk, steps, chunk <= first, chunk + kChunkTokens >= last,
+                split_.low[column + kTile - 1] <= static_cast<float>(start + steps.first * kPairStep) &&
+                    static_cast<float>(start + steps.last * kPairStep) <= split_.high[column],
+                scores_[0]};
     }
 
-    // The products of the next tile's queries with a chunk's keys are what to make next.
-    void multiply_keys(int64_t chunk) {
-        making_ = scores_of(next_, chunk);
-        const Steps steps = making_.steps;
-        keys_.fetch(chunk + steps.first * kPairStep, chunk + steps.last * kPairStep);
-        query_keys_ = QueryKeys(queries_ + next_.column * dims_, keys_, chunk, steps, dims_, making_.data);
+    void start_scores(const Piece& piece) {
+        query_keys_ = QueryKeys(queries_ + piece.column * dims_, kv_, piece.chunk, piece.steps, dims_, piece.scores);
     }
 
-    void weigh(int64_t chunk) {
-        const Scores scores = scores_of(now_, chunk);
-        for (int64_t step = scores.steps.first; step < scores.steps.last; ++step)
-            kv_.fetch_values(chunk + step * kPairStep);
+    template <bool kMasked>
+    void attend(const Piece& piece, Steps steps) {
+        if (piece.is_first) {
+            Vec::of(kNoScore).store(base_);
+            std::fill_n(sums_, kTileFloats, 0.0f);
+        }
+        for (int i = 0; i < kTile; ++i) {
+            look_at_column<kMasked>(piece, steps, i);
+            if (i % 4 == 3) make_parts(i / 4 + 1);
+        }
+        raise_base(piece);
         bf16* weights = weights_[0];
         std::swap(weights_[0], weights_[1]);
-        if (!scores.all_seen) pass([&](int i) { weigh_column<true>(scores, scores.steps, i, weights); });
-        else if (scores.steps.number() < kChunkTokens / kPairStep)
-            pass([&](int i) { weigh_column<false>(scores, scores.steps, i, weights); });
-        else pass([&](int i) { weigh_column<false>(scores, {0, kChunkTokens / kPairStep}, i, weights); });
-        weight_values_ = WeightValues(weights, kv_, chunk, scores.steps, dims_, chunk <= now_.first,
-                                      partial_.values + now_.column * dims_);
-    }
-
-    // Sixteen times `work`, and meanwhile the products that are to be made, and the highest of those made before.
-    template <typename Work>
-    void pass(const Work& work) {
-        const int64_t parts = query_keys_.left() + weight_values_.left();
         for (int i = 0; i < kTile; ++i) {
-            work(i);
-            if (made_.columns != nullptr) raise_highest(made_, i);
-            while ((query_keys_.left() + weight_values_.left()) * kTile > parts * (kTile - 1 - i)) {
-                if (query_keys_.left() > weight_values_.left()) query_keys_.part();
-                else weight_values_.part();
-            }
+            weigh_column<kMasked>(piece, steps, i, weights);
+            make_parts(kTile / 4 + i + 1);
         }
         query_keys_.finish();
         weight_values_.finish();
-        made_ = making_;
-        making_ = {};
-    }
-    void pass() {
-        pass([](int) {});
+        weight_values_ = WeightValues(weights, kv_, piece.chunk, steps, dims_, piece.is_first,
+                                      partial_.values + piece.column * dims_);
+        if (!piece.is_last) return;
+        total_of(sums_, [](Vec a, Vec b) { return a + b; }).store(partial_.sums + piece.column);
+        Vec::load(base_).store(partial_.highest + piece.column);
     }
 
-    // The highest scores of one column. A NaN is left out.
-    void raise_highest(const Scores& made, int64_t i) const {
-        if (made.all_seen) raise_highest<false>(made, i);
-        else raise_highest<true>(made, i);
+    // Those of the products' parts that are due when so much of a piece is done.
+    void make_parts(int64_t done) {
+        while ((query_keys_.left() + weight_values_.left()) * kPieceWork > parts_ * (kPieceWork - done)) {
+            if (query_keys_.left() > weight_values_.left()) query_keys_.part();
+            else weight_values_.part();
+        }
     }
+
+    void finish_values() {
+        while (weight_values_.left() > 0) weight_values_.part();
+        weight_values_.finish();
+    }
+
+    void raise_base(const Piece& piece) {
+        const Vec before = Vec::load(base_);
+        Vec highest = total_of(highest_, [](Vec a, Vec b) { return max(a, b); });
+        if (!kScaled) highest = highest * Vec::of(split_.score_scale);
+        const Vec base = raised_base(before, max(highest, Vec::of(kNoScore)));
+        if (!any_differs(before, base)) return;
+        base.store(base_);
+        if (piece.is_first) return;
+        finish_values();
+        exp2(before - base).store(factors_);
+        scale_columns(factors_, kTile, kTile, sums_);
+        scale_columns(factors_, kTile, dims_, partial_.values + piece.column * dims_);
+    }
+
+    // The highest scores of one column, by place in sixteen; not scaled where score_scale alone would do it. A NaN is left
+    // out.
     template <bool kMasked>
-    void raise_highest(const Scores& made, int64_t i) const {
-        const float* scores = made.data + i * kChunkTokens;
-        const float* factors = kv_.key_factors() + made.chunk;
-        const Seen seen(split_, made.columns->column + i, made.chunk);
-        Vec highest = Vec::load(made.columns->highest + i * kTile);
-        for (int64_t t = made.steps.first * kPairStep; t < made.steps.last * kPairStep; t += kTile) {
+    void look_at_column(const Piece& piece, Steps steps, int64_t i) const {
+        const float* scores = piece.scores + i * kChunkTokens;
+        const Seen seen(split_, piece.column + i, piece.chunk);
+        Vec highest = Vec::of(-__builtin_inff());
+        for (int64_t t = steps.first * kPairStep; t < steps.last * kPairStep; t += kTile) {
             Vec score = Vec::load(scores + t);
-            if constexpr (kScaled) score = score * Vec::load(factors + t);
+            if constexpr (kScaled) score = score * Vec::load(kv_.key_factors() + piece.chunk + t);
             if constexpr (kMasked) score = seen.or_hidden(score, t);
             highest = max(score, highest);
         }
-        highest.store(made.columns->highest + i * kTile);
+        highest.store(highest_ + i * kTile);
     }
 
     // The scores of one column to weights, a row of each step's tile.
     template <bool kMasked>
-    void weigh_column(const Scores& scores, Steps steps, int64_t i, bf16* weights) const {
-        const ColumnTile& columns = *scores.columns;
-        const float* from = scores.data + i * kChunkTokens;
-        const Seen seen(split_, columns.column + i, scores.chunk);
-        const Vec lowered = Vec::of(columns.lowered[i]);
-        Vec sum = Vec::load(columns.sums + i * kTile);
+    void weigh_column(const Piece& piece, Steps steps, int64_t i, bf16* weights) const {
+        const float* scores = piece.scores + i * kChunkTokens;
+        const Seen seen(split_, piece.column + i, piece.chunk);
+        const Vec lowered = Vec::of(0.0f - base_[i]);
+        Vec sum = Vec::load(sums_ + i * kTile);
         const auto weight = [&](int64_t t) {
-            const Vec factor = kScaled ? Vec::load(kv_.key_factors() + scores.chunk + t) : Vec::of(split_.score_scale);
-            Vec score = fma(Vec::load(from + t), factor, lowered);
+            const Vec factor = kScaled ? Vec::load(kv_.key_factors() + piece.chunk + t) : Vec::of(split_.score_scale);
+            Vec score = fma(Vec::load(scores + t), factor, lowered);
             if constexpr (kMasked) score = seen.or_hidden(score, t);
             const Vec weight = exp2_for_bf16(score);
             sum = sum + weight;
             // Without scales the factors are 1 for what can be seen.
-            return kScaled ? weight * Vec::load(kv_.value_factors() + scores.chunk + t) : weight;
+            return kScaled ? weight * Vec::load(kv_.value_factors() + piece.chunk + t) : weight;
         };
         for (int64_t step = steps.first; step < steps.last; ++step) {
             const Vec lower = weight(step * kPairStep), upper = weight(step * kPairStep + kTile);
             _mm512_store_si512(weights + (step * kTile + i) * kPairStep, (__m512i)_mm512_cvtne2ps_pbh(upper.v, lower.v));
         }
-        sum.store(columns.sums + i * kTile);
+        sum.store(sums_ + i * kTile);
     }
 
+    static constexpr int64_t kChunkSteps = kChunkTokens / kPairStep;
+    static constexpr int64_t kPieceWork = kTile / 4 + kTile;  // a column's look takes a quarter of what weighing does
+
     const Split& split_;
-    TiledKv& kv_;
+    const PackedSplit& kv_;
     const bf16* queries_;
     const Partial& partial_;
     const int64_t dims_;
-    PackedKeys keys_;
-    float* scores_;  // [kSlots][kChunkScores]
-    ColumnTile now_, next_;
-    Scores making_, made_;  // by query_keys_; and what has not been looked through for the highest
+    float* scores_[2];  // that of the last piece that was asked for, then the other one
+    float* highest_;    // [16 columns][16], by place in sixteen
+    float* sums_;       // [16 columns][16], likewise
+    float* base_;       // [16 columns]
+    float* factors_;    // [16 columns]
+    bf16* weights_[2];  // [steps of a chunk][16 columns][kPairStep]: to write to next, and what is multiplied
+    int64_t parts_ = 0; // of products, when the piece began
     QueryKeys query_keys_;
     WeightValues weight_values_;
-    bf16* weights_[2];  // [steps of a chunk][16 columns][kPairStep]: to write to next, and what is multiplied
 };
-
-// Sixteen rows of queries, in place, in the order of the stored dimensions.
-void order_queries(const PagedKv& kv, bf16* rows) {
-    if (!is_fp8(kv)) return;
-    // The order of E4m3Widener::key: every other eight of 64.
-    for (int64_t i = 0; i < kTile * padded_dims(kv); i += 64) {
-        const __m512i a = _mm512_load_si512(rows + i), b = _mm512_load_si512(rows + i + 32);
-        _mm512_store_si512(rows + i, _mm512_shuffle_i32x4(a, b, 0x88));
-        _mm512_store_si512(rows + i + 32, _mm512_shuffle_i32x4(a, b, 0xdd));
-    }
-}
 
 }  // namespace
 
-int64_t wide_scratch_bytes(const PagedKv& kv) {
-    return PackedKeys::scratch_bytes(kv) + kScratchFloats * 4 + 2 * kWeightWords * 2;
+int64_t wide_scratch_bytes() { return kScratchFloats * 4 + 2 * kWeightWords * 2; }
+
+void put_wide_query(const PagedKv& kv, const float* row, int64_t column, uint8_t* queries) {
+    KvTiles::put_query(kv, row, reinterpret_cast<bf16*>(queries) + column * padded_dims(kv));
 }
 
-void put_wide_query(const PagedKv& kv, const float* row, int64_t column, int64_t columns, uint8_t* queries) {
-    const int64_t dims = padded_dims(kv);
-    bf16* tile = reinterpret_cast<bf16*>(queries) + column / kTile * kTile * dims;
-    bf16* words = tile + column % kTile * dims;
-    for (int64_t d = 0; d < kv.head_dim; d += 8)
-        _mm_store_si128(reinterpret_cast<__m128i*>(words + d), to_bf16(_mm256_loadu_ps(row + d)));
-    if (column % kTile == kTile - 1 || column == columns - 1) order_queries(kv, tile);
-}
-
-void wide_in_order(const PagedKv& kv, const float* from, float* to) {
-    if (!is_fp8(kv)) {
-        std::memcpy(to, from, static_cast<size_t>(kv.head_dim * 4));
-        return;
-    }
-    for (int64_t d = 0; d < padded_dims(kv); d += 64) E4m3Widener::in_order(from + d, to + d);
-}
-
-void attend_wide(const Split& split, TiledKv& kv, const bf16* queries, uint8_t* scratch, const Partial& partial) {
-    if (is_fp8(split.kv)) WideSplit<true>(split, kv, queries, scratch, partial).run();
-    else WideSplit<false>(split, kv, queries, scratch, partial).run();
+void attend_wide(const Split& split, PackedSplits& packed, const uint8_t* queries, uint8_t* scratch,
+                 const Partial& partial) {
+    const int64_t first = split.first_seen(0), last = split.last_seen(split.columns - 1);
+    PackedSplit& kv = packed.place_of(split);
+    if (first < last) kv.fetch(split, first, last);
+    const bf16* words = reinterpret_cast<const bf16*>(queries);
+    if (is_fp8(split.kv)) WideSplit<true>(split, kv, words, scratch, partial).run();
+    else WideSplit<false>(split, kv, words, scratch, partial).run();
 }
 
 }  // namespace tiercel::TIERCEL_ISA::tiled

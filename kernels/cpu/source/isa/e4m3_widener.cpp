@@ -41,9 +41,14 @@ E4m3Widener::E4m3Widener() {
 
 void E4m3Widener::in_order(const float* from, float* to) {
     // Vector j has the dimensions 16 L + 4 j + (0..3) in its lane L of four floats.
-    for (int lane = 0; lane < 4; ++lane)
-        for (int j = 0; j < 4; ++j)
-            _mm_storeu_ps(to + 16 * lane + 4 * j, _mm_loadu_ps(from + 16 * j + 4 * lane));
+    __m512 lanes[4];
+    for (int j = 0; j < 4; ++j) lanes[j] = _mm512_loadu_ps(from + 16 * j);
+    const __m512 a = _mm512_shuffle_f32x4(lanes[0], lanes[1], 0x44), b = _mm512_shuffle_f32x4(lanes[2], lanes[3], 0x44);
+    const __m512 c = _mm512_shuffle_f32x4(lanes[0], lanes[1], 0xee), d = _mm512_shuffle_f32x4(lanes[2], lanes[3], 0xee);
+    _mm512_storeu_ps(to, _mm512_shuffle_f32x4(a, b, 0x88));
+    _mm512_storeu_ps(to + 16, _mm512_shuffle_f32x4(a, b, 0xdd));
+    _mm512_storeu_ps(to + 32, _mm512_shuffle_f32x4(c, d, 0x88));
+    _mm512_storeu_ps(to + 48, _mm512_shuffle_f32x4(c, d, 0xdd));
 }
 
 }  // namespace tiercel::TIERCEL_ISA::tiled

@@ -35,26 +35,7 @@ public:
     // 2 code + 2 without the sign: up to 16 for zero and the denormals, 0 for NaN.
     static bool all_plain(__m512i least) { return _mm512_cmple_epu8_mask(least, _mm512_set1_epi8(16)) == 0; }
 
-    // 64 elements of a row of K: the first eight of every sixteen, then the others.
-    void key(__m512i codes, bf16* to) const {
-        __m512i low, high;
-        bytes(codes, low, high);
-        _mm512_store_si512(to, _mm512_unpacklo_epi8(low, high));
-        _mm512_store_si512(to + 32, _mm512_unpackhi_epi8(low, high));
-    }
-
-    // Two tokens' rows of V, interleaved: 64 pairs.
-    void value_pair(__m512i even, __m512i odd, bf16* to) const {
-        __m512i low, high;
-        bytes(_mm512_unpacklo_epi8(even, odd), low, high);
-        _mm512_store_si512(to, _mm512_unpacklo_epi8(low, high));
-        _mm512_store_si512(to + 32, _mm512_unpackhi_epi8(low, high));
-        bytes(_mm512_unpackhi_epi8(even, odd), low, high);
-        _mm512_store_si512(to + 64, _mm512_unpacklo_epi8(low, high));
-        _mm512_store_si512(to + 96, _mm512_unpackhi_epi8(low, high));
-    }
-
-    // The result of such pairs: 64 floats to the order of the dimensions.
+    // 64 floats of what rows of V with interleaved bytes have made, to the order of the dimensions.
     static void in_order(const float* from, float* to);
 
 private:

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "attention_split.h"
-#include "exp2.h"
+#include "chunk_softmax.h"
 #include "transpose.h"
 
 namespace tiercel::TIERCEL_ISA::tiled {
@@ -74,7 +74,7 @@ public:
 
     explicit NarrowScores(const Split& split)
         : split_(split), low_(for_each_token<kColumns>(split.low)), high_(for_each_token<kColumns>(split.high)),
-          place_(first_places()), highest_(Vec::of(kNoScore)) {
+          place_(first_places()), highest_(Vec::of(kNoScore)), looked_base_(highest_), base_(highest_) {
         for (Vec& sum : sums_) sum = Vec::zero();
     }
 
@@ -87,15 +87,32 @@ public:
             highest_ = max(score, highest_);  // so a NaN is left out
         }
     }
-    void end_look() {
-        highest_ = fold_tokens<kColumns>(highest_, [](Vec a, Vec b) { return max(a, b); });
+    // After those of a chunk, before those of the next one.
+    void end_look(int64_t chunk) {
+        const Vec highest = fold_tokens<kColumns>(highest_, [](Vec a, Vec b) { return max(a, b); });
+        bases_[chunk] = looked_base_ = raised_base(looked_base_, highest);
+    }
+
+    // Of a chunk after the first one that was looked at.
+    bool raises_base(int64_t chunk) const { return any_differs(bases_[chunk - 1], bases_[chunk]); }
+
+    // Before a chunk is weighed. Where a base is raised, what has been added up has to be multiplied by `factors`,
+    // [columns].
+    bool start_chunk(int64_t chunk, float* factors) {
+        const Vec before = base_;
+        base_ = bases_[chunk];
+        if (!any_differs(before, base_)) return false;
+        const Vec factor = exp2(before - base_);
+        for (Vec& sum : sums_) sum = sum * factor;
+        factor.store(factors);
+        return true;
     }
 
     // The scores of tokens [first, first + 32) as weights, [kColumns][32].
     void weigh(const float* scores, int64_t first, const float* key_factors, const float* value_factors, bf16* weights) {
         const bool seen = all_seen(first, first + 32);
         const auto weight = [&](int i) {
-            Vec score = fma(Vec::load(scores + i * 16), factor(key_factors, i, split_.score_scale), Vec::zero() - highest_);
+            Vec score = fma(Vec::load(scores + i * 16), factor(key_factors, i, split_.score_scale), Vec::zero() - base_);
             if (!seen) score = seen_or_hidden(score, position(first + i * kTokens), low_, high_);
             const Vec weight = exp2_for_bf16(score);
             sums_[i % kColumns] = sums_[i % kColumns] + weight;
@@ -112,7 +129,7 @@ public:
         for (int i = 0; i < kColumns; ++i) _mm512_store_si512(weights + i * 32, rows[i]);
     }
 
-    Vec highest() const { return highest_; }
+    Vec base() const { return base_; }
     // The sum of exponentials is sixteen sums, of the tokens with the same place in sixteen, and then a tree of them: in
     // whatever way a column is computed, its sum is the same to the bit.
     Vec total() const {
@@ -146,7 +163,8 @@ private:
 
     const Split& split_;
     const Vec low_, high_, place_;
-    Vec highest_;
+    Vec highest_, looked_base_, base_;
+    Vec bases_[kSplitTokens / kChunkTokens];
     Vec sums_[kColumns];  // by place in sixteen, a vector's tokens behind each other
 };
 

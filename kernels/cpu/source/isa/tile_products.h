@@ -3,12 +3,12 @@
 // 2 and 3, those of WeightValues 0 and 1; 4 to 7 are operands.
 #pragma once
 
-#include "packed_keys.h"
+#include "chunk_softmax.h"
+#include "packed_kv.h"
 #include "tiles.h"
 
 namespace tiercel::TIERCEL_ISA::tiled {
 
-constexpr int64_t kChunkTokens = 128;
 constexpr int64_t kChunkScores = kTile * kChunkTokens + 16;
 
 // A product starts from these: where tilezero clears a register, it waits for the product before it.
@@ -24,8 +24,8 @@ struct Steps {
 class QueryKeys {
 public:
     QueryKeys() = default;
-    QueryKeys(const bf16* queries, const PackedKeys& keys, int64_t chunk, Steps steps, int64_t dims, float* scores)
-        : query_(queries), key_(keys.tile(chunk + steps.first * kPairStep, 0)), scores_(scores + steps.first * kPairStep),
+    QueryKeys(const bf16* queries, const PackedSplit& kv, int64_t chunk, Steps steps, int64_t dims, float* scores)
+        : query_(queries), key_(kv.keys(chunk + steps.first * kPairStep)), scores_(scores + steps.first * kPairStep),
           dims_(dims), left_(steps.number() * (dims / 32)) {}
 
     int64_t left() const { return left_; }
@@ -68,9 +68,9 @@ class WeightValues {
 public:
     WeightValues() = default;
     // `weights` is [steps of the chunk][16 columns][kPairStep].
-    WeightValues(const bf16* weights, const TiledKv& kv, int64_t chunk, Steps steps, int64_t dims, bool is_first,
+    WeightValues(const bf16* weights, const PackedSplit& kv, int64_t chunk, Steps steps, int64_t dims, bool is_first,
                  float* values)
-        : weight_(weights + steps.first * kTile * kPairStep), value_(kv.value_rows(chunk + steps.first * kPairStep)),
+        : weight_(weights + steps.first * kTile * kPairStep), value_(kv.values(chunk + steps.first * kPairStep)),
           values_(values), dims_(dims), steps_(steps.number()), left_(steps_ * (dims / 32)), is_first_(is_first) {}
 
     int64_t left() const { return left_; }
@@ -84,14 +84,14 @@ public:
         }
         const bf16* rows = value_ + step_ * kPairStep * dims_;
         _tile_loadd(4, weight_ + step_ * kTile * kPairStep, 64);
-        _tile_stream_loadd(6, rows, dims_ * 4);
-        _tile_stream_loadd(7, rows + 32, dims_ * 4);
+        _tile_stream_loadd(6, rows, 64);
+        _tile_stream_loadd(7, rows + kTileWords, 64);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         --left_;
         if (++step_ < steps_) return;
         step_ = 0;
-        value_ += 2 * 32;
+        value_ += 2 * kTileWords;
         made_ = values_;
         values_ += 32;
     }

@@ -1,14 +1,12 @@
 #include "../isa.h"
 
 #if defined(TIERCEL_ISA_AMX)
-#include "narrow_kv.h"
+#include "kv_tiles.h"
 #include "row_words.h"
 
 namespace tiercel::TIERCEL_ISA::tiled {
 namespace {
 
-constexpr int64_t kTileWords = kTile * kPairStep;
-constexpr int64_t kValueDims = 64;  // of value_tiles()
 
 // A code that is plain, and in every element's type a finite number.
 constexpr uint8_t kAnyCode = 0x38;
@@ -67,18 +65,12 @@ void widen_values(const E4m3Widener& widener, const __m512i codes[4], bf16* to) 
 
 }  // namespace
 
-NarrowKv::NarrowKv(const Split& split, uint8_t* scratch)
+KvTiles::KvTiles(const Split& split)
     : split_(split), dims_(padded_dims(split.kv)), row_bytes_(split.kv.head_dim * element_bytes(split.kv.element)),
       in_place_(split.kv.element == Element::kBf16 && split.kv.head_dim == dims_ && split.kv.block_size % kTile == 0),
-      has_scales_(is_fp8(split.kv)), token_bytes_(row_bytes_ + (has_scales_ ? 2 : 0)), keys_(reinterpret_cast<bf16*>(scratch)), values_(keys_ + 2 * kTile * dims_),
-      key_factors_(reinterpret_cast<float*>(values_ + 2 * 4 * kTileWords)),
-      value_factors_(key_factors_ + kSplitTokens) {}
+      token_bytes_(row_bytes_ + (is_fp8(split.kv) ? 2 : 0)) {}
 
-int64_t NarrowKv::scratch_bytes(const PagedKv& kv) {
-    return 2 * kTile * padded_dims(kv) * 2 + 2 * 4 * kTileWords * 2 + 2 * kSplitTokens * 4;
-}
-
-void NarrowKv::find_rows(bool is_value, int64_t t, int64_t number, const uint8_t** rows) const {
+void KvTiles::find_rows(bool is_value, int64_t t, int64_t number, const uint8_t** rows) const {
     const int64_t last = std::min(t + number, split_.count);
     const __m512i first_eight = _mm512_mullo_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi64(row_bytes_));
     split_.runs(is_value, t, last, [&](const uint8_t* page, int64_t offset, int64_t from, int64_t count) {
@@ -92,7 +84,7 @@ void NarrowKv::find_rows(bool is_value, int64_t t, int64_t number, const uint8_t
     for (int64_t i = std::max<int64_t>(0, last - t); i < number; ++i) rows[i] = kAnyRow.bytes;
 }
 
-void NarrowKv::load_factors(bool is_value, int64_t t, int64_t number, float unit, float* factors) const {
+void KvTiles::load_factors(bool is_value, int64_t t, int64_t number, float unit, float* factors) const {
     split_.runs(is_value, t, std::min(t + number, split_.count),
                 [&](const uint8_t* page, int64_t offset, int64_t from, int64_t count) {
         const uint8_t* scales = page + split_.kv.scales_offset_bytes + 2 * offset;
@@ -108,8 +100,7 @@ void NarrowKv::load_factors(bool is_value, int64_t t, int64_t number, float unit
     });
 }
 
-NarrowKv::KeyTile NarrowKv::key_tile(int64_t t) {
-    if (has_scales_) load_factors(false, t, kTile, split_.score_scale, key_factors_);
+KvTiles::KeyTile KvTiles::keys(int64_t t, bf16* room) const {
     const int64_t count = split_.kv.head_dim;
     const uint8_t* rows[kTile + 7];
     if (in_place_) {
@@ -119,7 +110,6 @@ NarrowKv::KeyTile NarrowKv::key_tile(int64_t t) {
         return {reinterpret_cast<const bf16*>(rows[0]), dims_ * 2, 32};
     }
     find_rows(false, t, kTile, rows);
-    bf16* to = keys_ + t / kTile % 2 * kTile * dims_;
     with_element(split_.kv.element, [&](auto tag) {
         if constexpr (tag.value == Element::kFp8E4m3) {
             for (int64_t d = 0; d < dims_; d += 64) {
@@ -128,29 +118,24 @@ NarrowKv::KeyTile NarrowKv::key_tile(int64_t t) {
                     __m512i codes[4];
                     split_.ahead->advance(4 * 64 + 8);
                     load_codes(rows + i, d, mask, codes);
-                    widen_keys(widener_, codes, to + d * kTile + i * 32);
+                    widen_keys(widener_, codes, room + d * kTile + i * 32);
                 }
             }
         } else {
             for (int64_t i = 0; i < kTile; ++i) {
                 split_.ahead->advance(token_bytes_);
                 for (int64_t d = 0; d < dims_; d += 32)
-                    _mm512_store_si512(to + d * kTile + i * 32, words_of<tag.value>(rows[i], d, count));
+                    _mm512_store_si512(room + d * kTile + i * 32, words_of<tag.value>(rows[i], d, count));
             }
         }
     });
-    return {to, 64, kTileWords};
+    return {room, 64, kTileWords};
 }
 
-const bf16* NarrowKv::value_tiles(int64_t t, int64_t dim) {
+void KvTiles::values(int64_t t, int64_t dim, bf16* to) const {
     const int64_t count = split_.kv.head_dim;
     const uint8_t* rows[kPairStep + 7];
     find_rows(true, t, kPairStep, rows);
-    if (dim == 0 && has_scales_) {
-        for (int64_t i = 0; i < kPairStep; i += 16) Vec::zero().store(value_factors_ + t + i);
-        load_factors(true, t, kPairStep, 1.0f, value_factors_);
-    }
-    bf16* to = values_ + t / kPairStep % 2 * 4 * kTileWords;
     with_element(split_.kv.element, [&](auto tag) {
         if constexpr (tag.value == Element::kFp8E4m3) {
             const __mmask64 mask = first_bytes(count - dim);
@@ -173,21 +158,38 @@ const bf16* NarrowKv::value_tiles(int64_t t, int64_t dim) {
                 }
         }
     });
-    return to;
 }
 
-void NarrowKv::in_order(const PagedKv& kv, const float* from, float* to) {
+void KvTiles::put_query(const PagedKv& kv, const float* row, bf16* words) {
+    const int64_t dims = padded_dims(kv);
+    const auto words_at = [&](int64_t d) {
+        return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(row + d + 16), _mm512_loadu_ps(row + d));
+    };
+    if (!is_fp8(kv)) {
+        for (int64_t d = 0; d < dims; d += 32) _mm512_store_si512(words + d, words_at(d));
+        return;
+    }
+    // The first eight of every sixteen, then the others.
+    for (int64_t d = 0; d < dims; d += 64) {
+        const __m512i low = words_at(d), high = words_at(d + 32);
+        _mm512_store_si512(words + d, _mm512_shuffle_i32x4(low, high, 0x88));
+        _mm512_store_si512(words + d + 32, _mm512_shuffle_i32x4(low, high, 0xdd));
+    }
+}
+
+void KvTiles::in_order(const PagedKv& kv, const float* from, float* to) {
     const int64_t dims = padded_dims(kv);
     if (is_fp8(kv)) {
         for (int64_t d = 0; d < dims; d += 64) E4m3Widener::in_order(from + d, to + d);
         return;
     }
     // The first tile of two has, four by four, every other four dimensions.
-    for (int64_t d = 0; d < dims; d += 32)
-        for (int64_t i = 0; i < 16; i += 4) {
-            _mm_storeu_ps(to + d + 2 * i, _mm_loadu_ps(from + d + i));
-            _mm_storeu_ps(to + d + 2 * i + 4, _mm_loadu_ps(from + d + 16 + i));
-        }
+    const __m512i low = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0), high = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
+    for (int64_t d = 0; d < dims; d += 32) {
+        const __m512d a = _mm512_castps_pd(_mm512_loadu_ps(from + d)), b = _mm512_castps_pd(_mm512_loadu_ps(from + d + 16));
+        _mm512_storeu_pd(to + d, _mm512_permutex2var_pd(a, low, b));
+        _mm512_storeu_pd(to + d + 16, _mm512_permutex2var_pd(a, high, b));
+    }
 }
 
 }  // namespace tiercel::TIERCEL_ISA::tiled
