@@ -12,6 +12,9 @@ from engine.models.config import ModelConfig
 SCHEMA_VERSION = 2
 """Of the block record and of the key chain. Raised when either changes."""
 
+ARITHMETIC_VERSION = 2
+"""Of all that computes K and V. Raised when any of it gives other bits than before: caches outlive the program."""
+
 
 def fingerprint(config: ModelConfig, weights_digest: bytes) -> str:
     """BLAKE2b-256, hexadecimal, of the weights and of every config field that changes logits."""
@@ -43,7 +46,7 @@ def namespace(
             "config": _identity(config),
             "weights": weights_digest.hex(),
             "dtype": str(dtype),
-            "arithmetic": arithmetic,
+            "arithmetic": [ARITHMETIC_VERSION, arithmetic],
             "kv_dtype": str(kv_dtype),
             "scale_mode": scale_mode,
             "block_size": block_size,

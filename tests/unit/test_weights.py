@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.errors import ConfigError
 from engine.execution.loading import load_model
+from engine.models import fingerprint
 from engine.models.fingerprint import namespace
 from tests.checkpoints import edit_config, make_checkpoint
 
@@ -150,7 +151,9 @@ def test_the_fingerprint_tells_weights_and_configs_apart(checkpoint: Path, tmp_p
     assert load_model(checkpoint, device=CPU).fingerprint == original, "an EOS id changes no logits"
 
 
-def test_namespaces_differ_wherever_blocks_are_not_exchangeable(checkpoint: Path, tmp_path: Path) -> None:
+def test_namespaces_differ_wherever_blocks_are_not_exchangeable(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded = load_model(checkpoint, device=CPU)
     base = {
         "dtype": torch.bfloat16,
@@ -182,3 +185,5 @@ def test_namespaces_differ_wherever_blocks_are_not_exchangeable(checkpoint: Path
     assert len(set(names)) == len(names)
     assert {len(name) for name in names} == {32}
     assert of() == of()
+    monkeypatch.setattr(fingerprint, "ARITHMETIC_VERSION", fingerprint.ARITHMETIC_VERSION + 1)
+    assert of() not in names
