@@ -243,7 +243,8 @@ PagesAhead::Stretch stretch_of(const PagedKv& kv, int64_t layer, int64_t window,
     const int64_t last_query = first_query + (unit.first_column % group + unit.num_columns - 1) / group;
     const int64_t low = window ? std::max<int64_t>(0, first_query - window + 1) : 0;
     return {&kv, batch.block_table + unit.row * batch.table_stride, layer, unit.kv_head,
-            task.num_units, std::max(low, task.first_split * kSplitTokens), std::min(last_query + 1, task.last_split * kSplitTokens)};
+            task.num_units, std::max(low, task.first_split * kSplitTokens),
+            std::min(last_query + 1, task.last_split * kSplitTokens)};
 }
 
 template <typename Math>

@@ -7,7 +7,6 @@
 namespace tiercel::TIERCEL_ISA::tiled {
 namespace {
 
-
 // A code that is plain, and in every element's type a finite number.
 constexpr uint8_t kAnyCode = 0x38;
 
@@ -28,15 +27,21 @@ void load_codes(const uint8_t* const* rows, int64_t dim, __mmask64 mask, __m512i
     for (int i = 0; i < 4; ++i) codes[i] = _mm512_mask_loadu_epi8(_mm512_set1_epi8(kAnyCode), mask, rows[i] + dim);
 }
 
-// 64 dimensions of four rows of K, as two tiles' rows.
-void widen_keys(const E4m3Widener& widener, const __m512i codes[4], bf16* to) {
-    __m512i low[4], high[4], least = _mm512_set1_epi8(-1);
+// The lower and the upper byte of each code's bf16.
+void widen_codes(const E4m3Widener& widener, const __m512i codes[4], __m512i low[4], __m512i high[4]) {
+    __m512i least = _mm512_set1_epi8(-1);
     for (int i = 0; i < 4; ++i) {
         E4m3Widener::look_at(codes[i], least);
         E4m3Widener::plain_bytes(codes[i], low[i], high[i]);
     }
     if (!E4m3Widener::all_plain(least))
         for (int i = 0; i < 4; ++i) widener.bytes(codes[i], low[i], high[i]);
+}
+
+// 64 dimensions of four rows of K, as two tiles' rows.
+void widen_keys(const E4m3Widener& widener, const __m512i codes[4], bf16* to) {
+    __m512i low[4], high[4];
+    widen_codes(widener, codes, low, high);
     for (int i = 0; i < 4; ++i) {
         _mm512_store_si512(to + i * 32, _mm512_unpacklo_epi8(low[i], high[i]));
         _mm512_store_si512(to + kTileWords + i * 32, _mm512_unpackhi_epi8(low[i], high[i]));
@@ -45,17 +50,12 @@ void widen_keys(const E4m3Widener& widener, const __m512i codes[4], bf16* to) {
 
 // 64 dimensions of four rows of V, as two rows of four tiles.
 void widen_values(const E4m3Widener& widener, const __m512i codes[4], bf16* to) {
-    __m512i pairs[4], low[4], high[4], least = _mm512_set1_epi8(-1);
+    __m512i pairs[4], low[4], high[4];
     for (int i = 0; i < 4; i += 2) {
         pairs[i] = _mm512_unpacklo_epi8(codes[i], codes[i + 1]);
         pairs[i + 1] = _mm512_unpackhi_epi8(codes[i], codes[i + 1]);
     }
-    for (int i = 0; i < 4; ++i) {
-        E4m3Widener::look_at(codes[i], least);
-        E4m3Widener::plain_bytes(pairs[i], low[i], high[i]);
-    }
-    if (!E4m3Widener::all_plain(least))
-        for (int i = 0; i < 4; ++i) widener.bytes(pairs[i], low[i], high[i]);
+    widen_codes(widener, pairs, low, high);
     for (int i = 0; i < 4; ++i) {
         bf16* row = to + i % 2 * 2 * kTileWords + i / 2 * 32;
         _mm512_store_si512(row, _mm512_unpacklo_epi8(low[i], high[i]));
