@@ -27,7 +27,7 @@ from kernels.cpu.library import Ceilings, CpuKernels, load_kernels
 
 def arithmetic_s(cost: Cost, ceilings: Ceilings) -> float:
     bf16 = ceilings.bf16_flops_per_s or ceilings.fp32_flops_per_s
-    products = bf16 if cost.weight_bytes == 2 else ceilings.int8_ops_per_s or bf16
+    products = bf16 if cost.weight_bytes > 1 else ceilings.int8_ops_per_s or bf16
     return cost.product_flops / products + cost.attention_flops / bf16
 
 
@@ -53,6 +53,8 @@ def measure(
 ) -> dict[str, Measured]:
     path = checkpoint(SHAPES[shape])
     native, plain = load_model(path, device=CPU, int8_weights=int8_weights), load_model(path, device=CPU, isa=None)
+    # With AMX, the native decoder's weights are coded in 12 bits.
+    weight_bytes = 1 if int8_weights else 1.5 if kernels.isa == "amx" else 2
     results = {}
     for work in WORK:
         steps = {"native": step_of(native, work, kv_dtype), "torch": step_of(plain, work, kv_dtype, "torch")}
@@ -63,7 +65,7 @@ def measure(
                 step()
                 if number:
                     least[name] = min(least[name], time.perf_counter() - started)
-        cost = cost_of(work, native.config, kv_dtype, weight_bytes=1 if int8_weights else 2)
+        cost = cost_of(work, native.config, kv_dtype, weight_bytes)
         ceilings = kernels.ceilings(int(cost.num_bytes))
         results[work.name] = Measured(
             native_ms=1000 * least["native"],

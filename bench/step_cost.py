@@ -27,8 +27,8 @@ class Cost:
     product_flops: float
     """With weights."""
     attention_flops: float
-    weight_bytes: int
-    """Of a value: 2, or 1 where they are int8."""
+    weight_bytes: float
+    """Of a weight as it is stored: 2, 1.5 where bf16 is coded in 12 bits, 1 where they are int8."""
 
     @property
     def flops(self) -> float:
@@ -47,7 +47,7 @@ def weights_of_products(config: ModelConfig) -> tuple[int, int]:
     return layers, config.vocab_size * config.hidden_size
 
 
-def cost_of(work: StepWork, config: ModelConfig, kv_dtype: torch.dtype, weight_bytes: int = 2) -> Cost:
+def cost_of(work: StepWork, config: ModelConfig, kv_dtype: torch.dtype, weight_bytes: float = 2) -> Cost:
     """A row's queries see what is before them: half of the new tokens, all of the others."""
     layers, vocabulary = weights_of_products(config)
     num_tokens = work.num_rows * work.num_new

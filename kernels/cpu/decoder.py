@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import torch
 
 from kernels.attention.native import NativeAttention, NativePlan
+from kernels.cpu.compact import compact
 from kernels.cpu.library import CpuKernels
 from kernels.cpu.packing import (
+    PANEL,
     QUANTIZED_STEP,
     interleave_gate_up,
     pack_bias,
@@ -68,6 +70,9 @@ class DecoderShape:
 class _Linear(ctypes.Structure):
     _fields_ = [
         ("weight", ctypes.c_void_p),
+        ("upper_bytes", ctypes.c_void_p),
+        ("patches", ctypes.c_void_p),
+        ("patch_starts", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
         ("sums", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
@@ -152,6 +157,8 @@ class CpuDecoder:
         self.arithmetic = f"{kernels.isa}-int8" if int8_weights else kernels.isa
         """Instruction set and type of the products; results differ in their rounding."""
         self._int8_weights = int8_weights
+        # Elsewhere, products of few rows wait for arithmetic as much as for memory.
+        self._compacts = kernels.isa == "amx"
         self.weight_bytes = 0
         """Of all weights, as they are computed with."""
         self._shape = shape
@@ -276,12 +283,20 @@ class CpuDecoder:
         outputs, inputs = linear.weight.shape
         bias = None if linear.bias is None else self._keep(pack_bias(linear.bias))
         if not self._int8_weights:
-            weight = self._keep(self._weights.copy(pack_weight(linear.weight)))
-            return _Linear(weight, None, None, bias, padded(inputs), padded(outputs))
+            return self._bf16_linear(pack_weight(linear.weight), bias, padded(inputs), padded(outputs))
         quantized = quantize_weight(linear.weight)
         values = self._keep(self._weights.copy(quantized.values))
         scales, sums = self._keep(quantized.scales), self._keep(quantized.sums)
-        return _Linear(values, scales, sums, bias, padded(inputs, QUANTIZED_STEP), padded(outputs))
+        return _Linear(values, None, None, None, scales, sums, bias, padded(inputs, QUANTIZED_STEP), padded(outputs))
+
+    def _bf16_linear(self, packed: torch.Tensor, bias: int | None, num_inputs: int, num_outputs: int) -> _Linear:
+        coded = compact(packed, num_inputs * PANEL) if self._compacts else None
+        if coded is None:
+            weight = self._keep(self._weights.copy(packed))
+            return _Linear(weight, None, None, None, None, None, bias, num_inputs, num_outputs)
+        weight = self._keep(self._weights.copy(coded.values))
+        codes = (self._keep(part) for part in (coded.upper_bytes, coded.patches, coded.patch_starts))
+        return _Linear(weight, *codes, None, None, bias, num_inputs, num_outputs)
 
     def _vector(self, vector: torch.Tensor) -> int:
         return self._keep(vector.float().contiguous())

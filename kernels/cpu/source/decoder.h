@@ -7,9 +7,19 @@
 
 namespace tiercel {
 
-// y = x Wᵀ + b. W is bf16, or int8 with a scale for each output, packed by kernels/cpu/packing.py: see isa/gemm.h.
+// A weight that has none of its matrix's sixteen upper bytes.
+struct WeightPatch {
+    int32_t weight;  // of the panel, in the order in which it is stored
+    int32_t value;   // bf16
+};
+
+// y = x Wᵀ + b. W is bf16, whole or in 12 bits, or int8 with a scale for each output, packed by kernels/cpu/packing.py and
+// compact.py: see isa/gemm.h.
 struct PackedLinear {
     const void* weight;
+    const uint8_t* upper_bytes;   // [64]: sixteen, four times, of weights in 12 bits; null: they are whole, or int8
+    const WeightPatch* patches;   // panel by panel
+    const int64_t* patch_starts;  // [panels + 1]
     const float* scales;   // [outputs padded to 32] of an int8 weight; null: bf16
     const int32_t* sums;   // [outputs padded to 32] of the int8 weights of each output; null: bf16
     const float* bias;     // [outputs padded to 32], or null

@@ -25,7 +25,8 @@ bool has_amx() {
     constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;
     constexpr unsigned kAll = kAmxBf16 | kAmxTile | kAmxInt8;
     return (d & kAll) == kAll && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi") &&
-           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("gfni") && request_tiles();
+           __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("gfni") && request_tiles();
 }
 
 bool has_avx512() {

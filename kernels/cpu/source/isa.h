@@ -2,7 +2,7 @@
 //
 //   avx2      x86-64-v3: AVX2, FMA, F16C
 //   avx512    x86-64-v4: AVX-512 F, BW, CD, DQ, VL
-//   amx       Sapphire Rapids and newer: AMX with BF16 and INT8, AVX-512 with BF16, VNNI, VBMI, GFNI
+//   amx       Sapphire Rapids and newer: AMX with BF16 and INT8, AVX-512 with BF16, VNNI, VBMI, VBMI2, GFNI
 #pragma once
 
 #if defined(TIERCEL_ISA_AMX)

@@ -19,7 +19,7 @@ constexpr int64_t kOperandBytes = sizeof(Operand);
 
 // Of a thread. Below, the threads share each product, since every one of them would otherwise read all weights; those of
 // int8 are half as many bytes, so that reading them twice is sooner less than handing each other all results.
-constexpr int64_t kMinBlockTokens = 112, kMinBlockTokensInt8 = 64;
+constexpr int64_t kMinBlockTokens = 160, kMinBlockTokensInt8 = 64;
 
 // Lines of weights that are asked for with each token between products.
 constexpr int64_t kTokenLines = 32;

@@ -8,7 +8,7 @@ namespace tiercel::TIERCEL_ISA {
 
 #if defined(TIERCEL_ISA_AMX)
 
-void multiply_panel(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, bool continues,
+void multiply_panel(const Rows& rows, int64_t num_rows, const PartWeights& weights, int64_t num_inputs, bool continues,
                     float* c, const Ahead& ahead) {
     const auto upper = [] {
         _tile_dpbf16ps(0, 4, 6);
@@ -18,7 +18,12 @@ void multiply_panel(const Rows& rows, int64_t num_rows, const uint8_t* panel, in
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     };
-    multiply_tiles(rows, num_rows, panel, num_inputs / 32, continues, c, ahead, upper, lower);
+    if (weights.compact) {
+        multiply_tiles(rows, num_rows, *weights.compact, num_inputs / 32, continues, c, ahead, upper, lower);
+    } else {
+        PlainSteps steps(weights.whole);
+        multiply_tiles(rows, num_rows, steps, num_inputs / 32, continues, c, ahead, upper, lower);
+    }
 }
 
 #else
@@ -83,8 +88,9 @@ void multiply_rows(const Operand* a, int64_t a_stride, const uint8_t* panel, int
 
 }  // namespace
 
-void multiply_panel(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, bool continues,
+void multiply_panel(const Rows& rows, int64_t num_rows, const PartWeights& weights, int64_t num_inputs, bool continues,
                     float* c, const Ahead&) {
+    const uint8_t* const panel = weights.whole;
     const auto* a = static_cast<const Operand*>(rows.data);
     const int64_t a_stride = rows.stride_bytes / static_cast<int64_t>(sizeof(Operand));
     for (int64_t column = 0; column < kVecsPerPanel; column += kColumns) {

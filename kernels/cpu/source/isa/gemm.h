@@ -16,18 +16,14 @@
 #include "../decoder.h"
 #include "../team.h"
 #include "operand.h"
+#include "panel_reader.h"
 #include "vec.h"
 #include "weights_ahead.h"
-#if defined(TIERCEL_ISA_AMX)
-#include "tiles.h"
-#endif
 
 namespace tiercel::TIERCEL_ISA {
 
 inline constexpr int64_t kRows = 32;       // rows of A that are computed together
 inline constexpr int64_t kBlockRows = 256; // rows of A that stay in the second cache, at most
-inline constexpr int64_t kStepBytes = 2048;  // of a panel
-inline constexpr int64_t kPartBytes = 1152;  // of an output's inputs, such that a panel's fit into the first cache
 
 // From one row of A to the next: a cache line more than the row, since rows a power of two apart share few cache sets.
 inline int64_t row_stride(int64_t size) { return (size + 31) / 32 * 32 + 32; }
@@ -58,12 +54,13 @@ struct Ahead {
     WeightsAhead* weights;  // null: none
     int64_t passes;
     bool is_first_pass;     // the one that reads the panel's weights
+    int64_t step_bytes;     // of these
     Output output;
 };
 
 // c[32][32] = rows [0, num_rows) of A times one panel, or c + that where it `continues`; rows beyond are undefined. With
 // int8 they are int32 before any scale, and `sums` are the panel's.
-void multiply_panel(const Rows& a, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, bool continues,
+void multiply_panel(const Rows& a, int64_t num_rows, const PartWeights& weights, int64_t num_inputs, bool continues,
                     float* c, const Ahead& ahead);
 void multiply_panel_int8(const Rows& a, int64_t num_rows, const uint8_t* panel, int64_t num_inputs, bool continues,
                          const int32_t* sums, float* c, const Ahead& ahead);
@@ -117,28 +114,31 @@ private:
 // Rows [first_row, last_row), at most kBlockRows, times one panel.
 template <typename Done>
 void multiply_block(const Rows& a, int64_t first_row, int64_t last_row, const PackedLinear& w, int64_t panel,
-                    const Output& output, WeightsAhead* weights, const Done& done) {
+                    const Output& output, WeightsAhead* weights_ahead, const Done& done) {
     const int64_t value_bytes = w.scales ? 1 : 2, operand_bytes = w.scales ? 1 : sizeof(Operand);
-    // A part of a panel stays in the first cache while the block's rows pass.
-    const int64_t part = last_row - first_row <= kRows ? w.num_inputs : kPartBytes / value_bytes;
+    // A part of a panel stays in the first cache while the block's rows pass; where they pass a few times only, with what it
+    // is made of.
+    const int64_t passes = (last_row - first_row + kRows - 1) / kRows;
+    const int64_t part_bytes = is_compact(w) && passes <= 3 ? kPartBytes / 2 : kPartBytes;
+    const int64_t part = passes == 1 ? w.num_inputs : part_bytes / value_bytes;
     const int64_t kept_rows = part < w.num_inputs ? kPanel : 0;
     alignas(64) float c[kBlockRows * kPanel];
-    const uint8_t* weight = static_cast<const uint8_t*>(w.weight) + panel * panel_bytes(w);
-    Ahead ahead{weights, (last_row - first_row + kRows - 1) / kRows, true, {}};
+    Ahead ahead{weights_ahead, passes, true, step_bytes(w), {}};
+    PanelReader reader(w, panel, passes);
     for (int64_t input = 0; input < w.num_inputs; input += part) {
         const int64_t inputs = std::min(part, w.num_inputs - input);
-        const uint8_t* values = weight + input * kPanel * value_bytes;
         for (int64_t row = first_row; row < last_row; row += kRows) {
             const Sums sums{a, w, row, std::min(last_row - row, kRows), panel, c + (row - first_row) * kept_rows};
             const Rows rows = a.from(row, input * operand_bytes);
             const bool is_last = input + inputs == w.num_inputs;
             ahead.is_first_pass = row == first_row;
+            const PartWeights weights = reader.part(input, inputs, ahead.is_first_pass);
             ahead.output = is_last ? output.from(row, panel * kPanel) : Output{};
             if (w.scales)
-                multiply_panel_int8(rows, sums.num_rows, values, inputs, input > 0, w.sums + panel * kPanel, sums.c,
+                multiply_panel_int8(rows, sums.num_rows, weights.whole, inputs, input > 0, w.sums + panel * kPanel, sums.c,
                                     ahead);
             else
-                multiply_panel(rows, sums.num_rows, values, inputs, input > 0, sums.c, ahead);
+                multiply_panel(rows, sums.num_rows, weights, inputs, input > 0, sums.c, ahead);
             if (is_last) sums.finish(done);
         }
     }

@@ -19,7 +19,8 @@ void multiply_panel_int8(const Rows& rows, int64_t num_rows, const uint8_t* pane
         _tile_dpbssd(2, 5, 6);
         _tile_dpbssd(3, 5, 7);
     };
-    multiply_tiles(rows, num_rows, panel, num_inputs / 64, continues, c, ahead, upper, lower);
+    PlainSteps steps(panel);
+    multiply_tiles(rows, num_rows, steps, num_inputs / 64, continues, c, ahead, upper, lower);
 }
 
 #else

@@ -10,8 +10,9 @@ namespace tiercel::TIERCEL_ISA {
 class StepsAhead {
 public:
     explicit StepsAhead(const Ahead& ahead)
-        : weights_(ahead.weights), bytes_read_(ahead.is_first_pass ? kStepBytes : 0) {
-        const int64_t lines = weights_ == nullptr ? 0 : (kStepBytes / 64 + ahead.passes - 1) / ahead.passes;
+        : weights_(ahead.weights), bytes_read_(ahead.is_first_pass ? ahead.step_bytes : 0) {
+        const int64_t wanted = ahead.step_bytes / 64 + kGain;
+        const int64_t lines = weights_ == nullptr ? 0 : (wanted + ahead.passes - 1) / ahead.passes;
         part_ = lines < kFew ? 0 : lines / 4;
         first_ = lines - 3 * part_;
     }
@@ -27,16 +28,31 @@ public:
 
 private:
     static constexpr int64_t kFew = 12;
+    static constexpr int64_t kGain = 4;  // lines more than are read, until there are enough on their way
 
     WeightsAhead* const weights_;
     const int64_t bytes_read_;
     int64_t first_, part_;
 };
 
+// Steps of a panel that are stored as tiles read them.
+class PlainSteps {
+public:
+    explicit PlainSteps(const uint8_t* first) : next_(first) {}
+    const uint8_t* next() {
+        const uint8_t* step = next_;
+        next_ += kStepBytes;
+        return step;
+    }
+
+private:
+    const uint8_t* next_;
+};
+
 // `upper()` adds the products of tile 4 with 6 and 7 to tiles 0 and 1, `lower()` those of tile 5 to 2 and 3. The caller's
 // thread has its tiles configured.
-template <typename Upper, typename Lower>
-void multiply_tiles(const Rows& rows, int64_t num_rows, const uint8_t* panel, int64_t num_steps, bool continues,
+template <typename Steps, typename Upper, typename Lower>
+void multiply_tiles(const Rows& rows, int64_t num_rows, Steps& steps, int64_t num_steps, bool continues,
                     float* c, const Ahead& ahead, const Upper& upper, const Lower& lower) {
     const auto* a = static_cast<const uint8_t*>(rows.data);
     const int64_t stride = rows.stride_bytes, c_stride = kPanel * 4;
@@ -49,7 +65,8 @@ void multiply_tiles(const Rows& rows, int64_t num_rows, const uint8_t* panel, in
     }
     const StepsAhead weights(ahead);
     if (num_rows <= 16) {
-        for (int64_t step = 0; step < num_steps; ++step, panel += kStepBytes) {
+        for (int64_t step = 0; step < num_steps; ++step) {
+            const uint8_t* panel = steps.next();
             weights.begin_step();
             _tile_loadd(4, a + 64 * step, stride);
             weights.part();
@@ -70,7 +87,8 @@ void multiply_tiles(const Rows& rows, int64_t num_rows, const uint8_t* panel, in
         const int64_t rows_per_step = (num_rows + num_steps - 1) / num_steps;
         const float* output = ahead.output.data;
         int64_t rows_left = output ? num_rows : 0;
-        for (int64_t step = 0; step < num_steps; ++step, panel += kStepBytes) {
+        for (int64_t step = 0; step < num_steps; ++step) {
+            const uint8_t* panel = steps.next();
             weights.begin_step();
             for (int64_t row = std::min(rows_per_step, rows_left); row > 0; --row, output += ahead.output.stride) {
                 __builtin_prefetch(output, 1);

@@ -7,26 +7,9 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "../decoder.h"
-#include "../isa.h"
+#include "panels.h"
 
 namespace tiercel::TIERCEL_ISA {
-
-inline constexpr int64_t kPanel = 32;  // outputs
-
-// Panels [first, last) of a weight.
-struct Panels {
-    int64_t first, last;
-
-    int64_t count() const { return last - first; }
-    // Those of one of several threads that share a product.
-    static Panels of(const PackedLinear& w, int64_t thread, int64_t threads) {
-        const int64_t panels = w.num_outputs / kPanel;
-        return {panels * thread / threads, panels * (thread + 1) / threads};
-    }
-};
-
-inline int64_t panel_bytes(const PackedLinear& w) { return kPanel * w.num_inputs * (w.scales ? 1 : 2); }
 
 // A thread's place in the weights that it is to read, which are its share of each product in turn: up to there they are
 // asked for.
@@ -78,7 +61,7 @@ public:
 private:
     // Some times what memory delivers in its latency, so that it is not idle in a short phase, and little of the second
     // cache, where rows are kept.
-    static constexpr int64_t kMost = 128 << 10;
+    static constexpr int64_t kMost = 32 << 10;
 
     Panels share(int64_t number) const { return Panels::of(*products_[number], thread_, threads_); }
     int64_t bytes(int64_t number) const { return share(number).count() * panel_bytes(*products_[number]); }
