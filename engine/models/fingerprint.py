@@ -12,7 +12,7 @@ from engine.models.config import ModelConfig
 SCHEMA_VERSION = 2
 """Of the block record and of the key chain. Raised when either changes."""
 
-ARITHMETIC_VERSION = 2
+ARITHMETIC_VERSION = 3
 """Of all that computes K and V. Raised when any of it gives other bits than before: caches outlive the program."""
 
 

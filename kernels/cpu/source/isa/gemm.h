@@ -153,6 +153,9 @@ void multiply(const Rows& a, int64_t num_rows, const PackedLinear& w, Team& team
     const int64_t block_rows = w.num_inputs <= 2048 ? kBlockRows : 128;
     const int64_t blocks = (num_rows + block_rows - 1) / block_rows;
     const auto panels = [&](int64_t thread) { return Panels::of(w, thread, team.size); };
+#if defined(TIERCEL_ISA_AMX)
+    const RowTiles tiles(w.scales ? kRows : num_rows);  // int8 gains nothing
+#endif
     team.share_own([&](int64_t thread) { return blocks * panels(thread).count(); }, [&](int64_t owner, int64_t task) {
         const Panels share = panels(owner);
         const int64_t first_row = task / share.count() * block_rows;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "exp2.h"
 #include "operand.h"
 #include "vec.h"
 
@@ -81,10 +82,17 @@ inline void rotate(float* x, const float* cos, const float* sin, int64_t head_di
 
 // silu(gate) * up for 16 of each (SwiGLU, arXiv:2002.05202).
 inline void silu_mul(const float* gate, const float* up, Operand* y) {
+#if defined(TIERCEL_ISA_AMX)
+    // What is rounded to bf16 next, with an error of up to 2e-3, is computed to 2e-4.
+    const Vec g = Vec::load(gate), t = exp2_for_bf16(g * Vec::of(-1.44269504f));
+    const Vec inverse{_mm512_rcp14_ps((Vec::of(1.0f) + t).v)};
+    (g * Vec::load(up) * inverse).store(y);
+#else
     for (int i = 0; i < 16; i += Vec::kLanes) {
         const Vec g = Vec::load(gate + i);
         (g * reciprocal(Vec::of(1.0f) + exp(Vec::zero() - g)) * Vec::load(up + i)).store(y + i);
     }
+#endif
 }
 
 }  // namespace tiercel::TIERCEL_ISA

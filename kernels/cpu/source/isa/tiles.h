@@ -35,6 +35,26 @@ public:
     Tiles& operator=(const Tiles&) = delete;
 };
 
+// While it lives, a thread that holds a `Tiles` has those of a product of one to fifteen rows with these rows only: 4, the
+// left operand, and 0 and 1, the sums. A product takes a cycle for each row. More rows leave all as they are.
+class RowTiles {
+public:
+    explicit RowTiles(int64_t num_rows) : is_set_(num_rows < 16) {
+        if (!is_set_) return;
+        tiles::Config config;
+        config.rows[0] = config.rows[1] = config.rows[4] = static_cast<uint8_t>(num_rows);
+        config.load();
+    }
+    ~RowTiles() {
+        if (is_set_) tiles::Config().load();
+    }
+    RowTiles(const RowTiles&) = delete;
+    RowTiles& operator=(const RowTiles&) = delete;
+
+private:
+    const bool is_set_;
+};
+
 // While it lives, a thread that holds a `Tiles` may have some that are as narrow as a few columns of attention: 1 and 2
 // have 16 rows of so many floats, 3 to 7 so many rows of 64 bytes. 0 is a full one.
 class ColumnTiles {
