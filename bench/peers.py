@@ -58,8 +58,13 @@ _IR = {
 }
 _GGUF = {name: Conversion("llama_cpp", "convert_gguf.py", name, f"-{name}.gguf") for name in ("bf16", "q8_0")}
 
-TIERCEL: dict[str, tuple[str, ...]] = {"tiercel": (), "tiercel int8": ("--weights", "int8")}
-"""Flags of `infer-cli up` by name."""
+TIERCEL: dict[str, tuple[str, ...]] = {
+    "tiercel": (),
+    "tiercel int8": ("--weights", "int8"),
+    "tiercel fp8 cache": ("--kv-dtype", "fp8"),
+    "tiercel fp8 cache int8": ("--kv-dtype", "fp8", "--weights", "int8"),
+}
+"""Flags of `infer-cli up` by name, which come last."""
 
 LIBRARIES = {
     "openvino-genai f32": Library(
