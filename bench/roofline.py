@@ -20,7 +20,7 @@ from rich.table import Table
 
 from bench.checkpoints import SHAPES, checkpoint
 from bench.kv_cost import CPU, KV_DTYPES, WORK, step_of
-from bench.step_cost import Cost, cost_of
+from bench.step_cost import Cost, bytes_per_weight, cost_of
 from engine.execution.loading import load_model
 from kernels.cpu.library import Ceilings, CpuKernels, load_kernels
 
@@ -53,8 +53,7 @@ def measure(
 ) -> dict[str, Measured]:
     path = checkpoint(SHAPES[shape])
     native, plain = load_model(path, device=CPU, int8_weights=int8_weights), load_model(path, device=CPU, isa=None)
-    # With AMX, the native decoder's weights are coded in 12 bits.
-    weight_bytes = 1 if int8_weights else 1.5 if kernels.isa == "amx" else 2
+    weight_bytes = bytes_per_weight("int8" if int8_weights else "bf16", kernels.isa)
     results = {}
     for work in WORK:
         steps = {"native": step_of(native, work, kv_dtype), "torch": step_of(plain, work, kv_dtype, "torch")}

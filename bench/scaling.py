@@ -23,7 +23,7 @@ from rich.table import Table
 
 from bench.checkpoints import SHAPES, checkpoint
 from bench.scaling_plots import draw
-from bench.step_cost import weights_of_products
+from bench.step_cost import bytes_per_weight, weights_of_products
 from bench.tiercel_peer import TiercelPeer
 from bench.workloads import Workload, running
 from engine.models.config import ModelConfig
@@ -35,7 +35,6 @@ CONTEXTS = (128, 512, 1024, 2048, 4096, 8192)
 CONTEXT_OF_MANY = 256
 OUTPUT_TOKENS = 64
 WEIGHTS = ("auto", "int8")
-BYTES_PER_WEIGHT = {"int8": 1, "bf16": 2, "fp16": 2, "fp32": 4}
 STRIDE = 64 << 20
 SIZES = ("--device-cache", "2GiB", "--host-cache", "0", "--max-model-len", "8192")
 
@@ -63,14 +62,15 @@ class Point:
 class Roofline:
     """Least time of a step by the bytes that it reads."""
 
-    def __init__(self, config: ModelConfig, read_bytes_per_s: Callable[[int], float]) -> None:
+    def __init__(self, config: ModelConfig, isa: str, read_bytes_per_s: Callable[[int], float]) -> None:
         """`read_bytes_per_s` measures the rate for a number of bytes; once for each 64 MiB of them."""
         self._num_weights = sum(weights_of_products(config))
+        self._isa = isa
         self._read_bytes_per_s = functools.cache(read_bytes_per_s)
 
     def step_ms(self, worker: WorkerStatus, num_running: int, mean_context: float) -> float:
         kv_bytes = num_running * mean_context * worker.block_bytes / worker.block_size_tokens
-        num_bytes = self._num_weights * BYTES_PER_WEIGHT[worker.weights] + kv_bytes
+        num_bytes = self._num_weights * bytes_per_weight(worker.weights, self._isa) + kv_bytes
         return 1000 * num_bytes / self._read_bytes_per_s(max(1, round(num_bytes / STRIDE)) * STRIDE)
 
 
@@ -126,7 +126,8 @@ def main(
     console = Console(stderr=True)
     path = checkpoint(SHAPES[shape])
     kernels = load_kernels()
-    roofline = Roofline(ModelConfig.from_hf(path), lambda num_bytes: kernels.ceilings(num_bytes).read_bytes_per_s)
+    config = ModelConfig.from_hf(path)
+    roofline = Roofline(config, kernels.isa, lambda num_bytes: kernels.ceilings(num_bytes).read_bytes_per_s)
     with ExitStack() as stops:
         peers = {}
         for each in weights or WEIGHTS:

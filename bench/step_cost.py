@@ -39,6 +39,13 @@ class Cost:
         return max(self.num_bytes / bytes_per_s, self.flops / flops_per_s)
 
 
+def bytes_per_weight(dtype: str, isa: str) -> float:
+    """As the native decoder keeps weights of bf16, fp16, fp32 or int8: with AMX, those of bf16 are coded in 12 bits."""
+    if dtype == "bf16" and isa == "amx":
+        return 1.5
+    return {"int8": 1, "bf16": 2, "fp16": 2, "fp32": 4}[dtype]
+
+
 def weights_of_products(config: ModelConfig) -> tuple[int, int]:
     """Of all layers, and of the projection to the vocabulary; a step reads all of them once."""
     query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
