@@ -1,10 +1,10 @@
-// Weights of bf16 in 12 bits, to the bit: the lower byte as it is, and a code of four bits for the upper one, sign and seven
-// bits of the exponent, of which sixteen are nearly all that a matrix has (DFloat11, arXiv:2504.11651, codes all of the
-// exponent, in a variable number of bits). A core makes whole weights of them in less time than memory takes to deliver
-// the quarter that is saved. The few with another upper byte are patched.
+// Weights of bf16 in 12 bits, to the bit: the lower byte as it is, and a code of four bits for the upper one, sign and
+// seven bits of the exponent, of which sixteen are nearly all that a matrix has (DFloat11, arXiv:2504.11651, codes all of
+// the exponent, in a variable number of bits). A core makes whole weights of them in less time than memory takes to
+// deliver the quarter that is saved. The few with another upper byte are patched.
 //
-// A step is 1024 lower bytes, those of two rows of a tile in turn, then 512 bytes of codes: those of four rows are 32 words
-// of four, of the third row, the fourth, the first and the second.
+// A step is 1024 lower bytes, those of two rows of a tile in turn, then 512 bytes of codes: those of four rows are 32
+// words of four, of the third row, the fourth, the first and the second.
 #pragma once
 
 #include <immintrin.h>
@@ -66,8 +66,8 @@ private:
         stores_before_tiles();
     }
 
-    // A row of 32 weights: each word's upper byte is looked up. The table is repeated, so that a code's neighbour in the
-    // upper half of the byte does not matter.
+    // A row of 32 weights: each word's upper byte is looked up. The table is repeated, so that what stands above a code
+    // does not matter.
     void put(const uint8_t* lower, __m512i codes, uint8_t* whole) const {
         constexpr __mmask64 kUpper = 0xaaaaaaaaaaaaaaaa;
         const __m512i words = _mm512_mask_permutexvar_epi8(_mm512_loadu_si512(lower), kUpper, codes, table_);

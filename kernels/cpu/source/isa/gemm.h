@@ -116,8 +116,8 @@ template <typename Done>
 void multiply_block(const Rows& a, int64_t first_row, int64_t last_row, const PackedLinear& w, int64_t panel,
                     const Output& output, WeightsAhead* weights_ahead, const Done& done) {
     const int64_t value_bytes = w.scales ? 1 : 2, operand_bytes = w.scales ? 1 : sizeof(Operand);
-    // A part of a panel stays in the first cache while the block's rows pass; where they pass a few times only, with what it
-    // is made of.
+    // A part of a panel stays in the first cache while the block's rows pass; where they pass a few times only, with
+    // what it is made of.
     const int64_t passes = (last_row - first_row + kRows - 1) / kRows;
     const int64_t part_bytes = is_compact(w) && passes <= 3 ? kPartBytes / 2 : kPartBytes;
     const int64_t part = passes == 1 ? w.num_inputs : part_bytes / value_bytes;

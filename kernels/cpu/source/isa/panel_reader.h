@@ -1,7 +1,6 @@
 // A panel's weights, part by part, in the way in which products read them.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 #include "panels.h"
