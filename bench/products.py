@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench.step_cost import bytes_per_weight
 from kernels.cpu.decoder import CpuDecoder, DecoderShape, LayerWeights, LinearWeights
 from kernels.cpu.library import Ceilings, CpuKernels, load_kernels
 
@@ -81,10 +82,11 @@ def measure(kernels: CpuKernels, ceilings: Ceilings, name: str, rounds: int) -> 
                     least[way] = min(least[way], (time.perf_counter() - started) / num_copies)
         ops = 2 * num_rows * inputs * outputs
         rates = {"bf16": ceilings.bf16_flops_per_s or ceilings.fp32_flops_per_s, "int8": ceilings.int8_ops_per_s}
-        for values, value_bytes in (("bf16", 2), ("int8", 1)):
+        for values in ("bf16", "int8"):
             if values in ours:
                 seconds = least[values]
-                read_share = value_bytes * inputs * outputs / seconds / ceilings.read_bytes_per_s
+                num_bytes = bytes_per_weight(values, kernels.isa) * inputs * outputs
+                read_share = num_bytes / seconds / ceilings.read_bytes_per_s
                 ops_share = ops / seconds / rates[values]
                 ratio = least["torch"] / seconds
                 found.append(Row(name, num_rows, values, 1e6 * seconds, read_share, ops_share, ratio))

@@ -157,7 +157,7 @@ class CpuDecoder:
         self.arithmetic = f"{kernels.isa}-int8" if int8_weights else kernels.isa
         """Instruction set and type of the products; results differ in their rounding."""
         self._int8_weights = int8_weights
-        # Elsewhere, products of few rows wait for arithmetic as much as for memory.
+        # Products of the other instruction sets read whole weights only.
         self._compacts = kernels.isa == "amx"
         self.weight_bytes = 0
         """Of all weights, as they are computed with."""

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from bench.products import product
 from kernels.cpu.compact import CompactWeight, compact
-from kernels.cpu.decoder import CpuDecoder, DecoderShape, LayerWeights, LinearWeights
 from kernels.cpu.library import load_kernels
 from kernels.cpu.packing import PANEL, pack_weight, padded
 
@@ -71,16 +71,6 @@ def test_a_weight_of_too_many_exponents_is_left_as_it_is() -> None:
     assert compact(pack_weight(weight), 256 * PANEL) is None
 
 
-def product(weight: torch.Tensor) -> CpuDecoder:
-    """A decoder of which only `logits` is asked: rows, normalised, times a weight."""
-    inputs = weight.shape[1]
-    tiny = LinearWeights(torch.zeros(32, 32, dtype=torch.bfloat16))
-    norm = torch.ones(inputs)
-    layer = LayerWeights(norm, tiny, None, None, tiny, norm, tiny, tiny, None)
-    shape = DecoderShape(inputs, inputs // 8, inputs // 8, 8, inputs, len(weight), 1e-5)
-    return CpuDecoder(load_kernels(), shape, [layer], norm, weight[:1], weight)
-
-
 @pytest.mark.skipif(load_kernels().isa != "amx", reason="only AMX multiplies by weights in 12 bits")
 @pytest.mark.parametrize("kind", ["normal", "pruned", "with_rare_ones"])
 @pytest.mark.parametrize(("outputs", "inputs"), [(32, 32), (96, 576), (331, 1000), (64, 3072)])
@@ -91,7 +81,7 @@ def test_products_are_those_of_whole_weights_to_the_bit(kind: str, outputs: int,
     filled = torch.cat((weight, torch.zeros(padded(outputs) - outputs, inputs)))
     wide = torch.cat((filled, spread)).bfloat16()
     assert compact(pack_weight(wide), padded(inputs) * PANEL) is None
-    coded, plain = product(weight), product(wide)
+    coded, plain = (product(load_kernels(), each, int8=False) for each in (weight, wide))
     for num_rows in (1, 16, 17, 32, 33, 64, 96, 97, 256, 300):
         rows = torch.randn(num_rows, inputs, generator=torch.Generator().manual_seed(num_rows))
-        assert torch.equal(coded.logits(rows), plain.logits(rows)[:, :outputs]), num_rows
+        assert torch.equal(coded(rows), plain(rows)[:, :outputs]), num_rows

@@ -40,7 +40,7 @@ _COUNT = click.IntRange(min=1)
 @click.option(
     "--weights",
     type=click.Choice(["auto", "int8"]),
-    help="int8 rounds the weights: half the memory, on a CPU with native kernels.  [default: auto]",
+    help="int8 rounds the weights to a byte each, on a CPU with native kernels.  [default: auto]",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs.")
 @click.option("--block-size", "block_size_tokens", type=_COUNT, help="Tokens per cache block.")

@@ -47,14 +47,14 @@ private:
     void make() {
         uint8_t* const whole = room_ + (made_++ & mask_) * kStepBytes;
         for (int64_t four = 0; four < kStepBytes / 256; ++four) {
-            const uint8_t* const lower = compact_ + four * 128;
-            const uint8_t* const codes = compact_ + kStepBytes / 2 + four * 64;
-            // From a byte off, the other bytes of all words are where they are wanted.
-            const __m512i upper = _mm512_loadu_si512(codes), before = _mm512_loadu_si512(codes - 1);
-            put(lower, upper, whole + four * 256);
-            put(lower + 1, _mm512_srli_epi16(upper, 4), whole + four * 256 + 64);
-            put(lower + 64, before, whole + four * 256 + 128);
-            put(lower + 65, _mm512_srli_epi16(before, 4), whole + four * 256 + 192);
+            const __m512i first = _mm512_load_si512(compact_ + four * 128);
+            const __m512i second = _mm512_load_si512(compact_ + four * 128 + 64);
+            const __m512i codes = _mm512_load_si512(compact_ + kStepBytes / 2 + four * 64);
+            // Shifted to where they are wanted: loads a byte off would take longer, since each lies in two lines.
+            put(first, codes, whole + four * 256);
+            put(_mm512_srli_epi16(first, 8), _mm512_srli_epi16(codes, 4), whole + four * 256 + 64);
+            put(second, _mm512_slli_epi16(codes, 8), whole + four * 256 + 128);
+            put(_mm512_srli_epi16(second, 8), _mm512_slli_epi16(codes, 4), whole + four * 256 + 192);
         }
         compact_ += kCompactStepBytes;
         first_weight_ += kStepBytes / 2;
@@ -68,10 +68,9 @@ private:
 
     // A row of 32 weights: each word's upper byte is looked up. The table is repeated, so that what stands above a code
     // does not matter.
-    void put(const uint8_t* lower, __m512i codes, uint8_t* whole) const {
+    void put(__m512i lower, __m512i codes, uint8_t* whole) const {
         constexpr __mmask64 kUpper = 0xaaaaaaaaaaaaaaaa;
-        const __m512i words = _mm512_mask_permutexvar_epi8(_mm512_loadu_si512(lower), kUpper, codes, table_);
-        _mm512_store_si512(whole, words);
+        _mm512_store_si512(whole, _mm512_mask_permutexvar_epi8(lower, kUpper, codes, table_));
     }
 
     const uint8_t* compact_;

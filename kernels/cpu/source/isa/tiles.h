@@ -36,7 +36,7 @@ public:
 };
 
 // While it lives, a thread that holds a `Tiles` has those of a product of one to fifteen rows with these rows only: 4, the
-// left operand, and 0 and 1, the sums. A product takes a cycle for each row. More rows leave all as they are.
+// left operand, and 0 and 1, the sums: they are sooner loaded and multiplied. More rows leave all as they are.
 class RowTiles {
 public:
     explicit RowTiles(int64_t num_rows) : is_set_(num_rows < 16) {
