@@ -14,6 +14,9 @@ from tiercel.client import AsyncClient, Delta, WorkerStatus
 
 INFER_CLI = Path(sys.executable).with_name("infer-cli")
 
+AT_ONCE_INTERVAL = 16
+"""Tokens of a message where throughput counts; where single tokens do, each is sent at once."""
+
 
 class TiercelPeer:
     """Tokenizer, scheduler and one worker on a free port, with `flags` passed on to `infer-cli up`."""
@@ -35,8 +38,10 @@ class TiercelPeer:
         self.target = str(said["target"])
         self.pids: dict[str, list[int]] = said["pids"]
 
-    def run(self, workload: Workload) -> list[RequestRecord]:
-        return asyncio.run(_run(self.target, workload))
+    def run(self, workload: Workload, stream_interval: int | None = None) -> list[RequestRecord]:
+        if stream_interval is None:
+            stream_interval = AT_ONCE_INTERVAL if workload.at_once else 1
+        return asyncio.run(_run(self.target, workload, stream_interval))
 
     def worker_status(self) -> WorkerStatus:
         async def ask() -> WorkerStatus:
@@ -52,19 +57,24 @@ class TiercelPeer:
         self._folder.cleanup()
 
 
-async def _run(target: str, workload: Workload) -> list[RequestRecord]:
+async def _run(target: str, workload: Workload, stream_interval: int) -> list[RequestRecord]:
     async with AsyncClient(target) as client:
         if workload.at_once:
-            return list(await asyncio.gather(*(_one(client, request) for request in workload.requests)))
-        return [await _one(client, request) for request in workload.requests]
+            each = (_one(client, request, stream_interval) for request in workload.requests)
+            return list(await asyncio.gather(*each))
+        return [await _one(client, request, stream_interval) for request in workload.requests]
 
 
-async def _one(client: AsyncClient, request: BenchRequest) -> RequestRecord:
+async def _one(client: AsyncClient, request: BenchRequest, stream_interval: int) -> RequestRecord:
     sent = time.perf_counter()
     first = last = 0.0
     num_tokens = 0
     async for event in client.stream(
-        list(request.prompt_ids), temperature=0.0, max_tokens=request.max_tokens, ignore_eos=True
+        list(request.prompt_ids),
+        temperature=0.0,
+        max_tokens=request.max_tokens,
+        ignore_eos=True,
+        stream_interval=stream_interval,
     ):
         if isinstance(event, Delta) and event.token_ids:
             last = time.perf_counter()

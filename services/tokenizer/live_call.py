@@ -33,13 +33,15 @@ class LiveCall:
         num_resumed: int,
         clock: CallClock,
         *,
+        stream_interval: int = 1,
         keeps_texts: bool = False,
     ) -> None:
         """`started` is sent when the scheduler has started the request; it lacks the cached tokens only.
 
-        With `keeps_texts` the answers are kept until the call has ended.
+        Deltas but the first and last of a choice have at least `stream_interval` tokens. With `keeps_texts` the answers
+        are kept until the call has ended.
         """
-        self.mailbox = Mailbox()
+        self.mailbox = Mailbox(stream_interval)
         self.report = common_pb2.RequestReport()
         self.handle = 0
         self._stream = stream

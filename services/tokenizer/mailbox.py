@@ -19,7 +19,10 @@ class _WaitingDelta:
 class Mailbox:
     """Filled by the scheduler's stream, emptied by the call. Both on the loop's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream_interval: int = 1) -> None:
+        """A choice's delta wakes who waits with so many tokens, but for the first one."""
+        self._stream_interval = stream_interval
+        self._begun: set[int] = set()
         self._heads: list[inference_pb2.GenerateEvent] = []
         self._deltas: dict[int, _WaitingDelta] = {}
         self._error: InferError | None = None
@@ -42,7 +45,9 @@ class Mailbox:
             if delta.logprobs is None:
                 delta.logprobs = Logprobs()
             delta.logprobs.extend(logprobs)
-        self._news.set()
+        if len(delta.token_ids) >= self._stream_interval or index not in self._begun:
+            self._begun.add(index)
+            self._news.set()
 
     def end(self) -> None:
         """Nothing more comes."""

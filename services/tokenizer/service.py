@@ -111,7 +111,13 @@ class TokenizerService:
             request_id=request_id, model=self._model_name(text), prompt_tokens=len(prompt_ids)
         )
         call = watched.live = LiveCall(
-            self._stream, started, answers, len(request.resume_tokens), watched.clock, keeps_texts=captures
+            self._stream,
+            started,
+            answers,
+            len(request.resume_tokens),
+            watched.clock,
+            stream_interval=max(1, request.stream_interval),
+            keeps_texts=captures,
         )
         message = scheduling_pb2.Submit(
             request_id=request_id,

@@ -111,6 +111,23 @@ async def test_the_text_is_what_the_tokenizer_makes_of_all_ids_together(model_di
         assert all("\ufffd" not in delta.text for delta in answer.deltas)
 
 
+async def test_deltas_wait_for_as_many_tokens_as_were_asked_for(model_directory: Path) -> None:
+    async with running_stack(model_directory) as stack:
+        address = await start(stack, FakeEngine(VOCAB_SIZE))
+        asked = {"max_tokens": 14, "ignore_eos": True}
+        each = await generate(stack, address, request(**asked))
+        some = await generate(stack, address, request(**asked, stream_interval=6))
+        all_together = await generate(stack, address, request(**asked, stream_interval=1000))
+        sizes = [len(delta.token_ids) for delta in some.deltas]
+        assert sizes[0] == 1
+        assert all(size >= 6 for size in sizes[1:-1])
+        assert len(sizes) <= 4
+        assert len(all_together.deltas) == 2
+        for answer in (some, all_together):
+            assert answer.ids() == each.ids()
+            assert answer.text() == each.text()
+
+
 async def test_a_second_answer_to_the_same_prompt_reports_its_cached_tokens(model_directory: Path) -> None:
     async with running_stack(model_directory) as stack:
         address = await start(stack, FakeEngine(VOCAB_SIZE))

@@ -101,6 +101,13 @@ def test_sampling_is_sent_as_given_and_left_out_otherwise(client: Client, server
     assert list(request.resume_tokens) == [5]
 
 
+def test_a_whole_answer_asks_for_fewer_messages_than_a_stream(client: Client, server: FakeInference) -> None:
+    client.generate("a")
+    client.generate("a", stream_interval=2)
+    list(client.stream("a"))
+    assert [request.stream_interval for request in server.requests] == [256, 2, 0]
+
+
 def test_prompts_are_text_ids_or_messages(client: Client, server: FakeInference) -> None:
     assert client.generate([104, 105]).text == "HI"
     assert client.generate([ChatMessage("system", "s"), ChatMessage("user", "hi")]).text == "HI"

@@ -171,7 +171,7 @@ class AsyncClient:
     async def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Completion:
         """The whole answer to a text, a list of token ids or a list of ChatMessage."""
         builder = CompletionBuilder()
-        async with self.stream(prompt, **options) as stream:
+        async with self.stream(prompt, **(requests.WHOLE_ANSWER | options)) as stream:
             async for event in stream:
                 builder.add(event)
         return builder.build()

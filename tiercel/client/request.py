@@ -37,6 +37,9 @@ class GenerateOptions(TypedDict, total=False):
     """Add the prompt's blocks to the prefix that is pinned under this name. Raises TierFull where there is no room."""
     resume_tokens: Sequence[int]
     """Tokens of this answer that the caller already has; generation goes on after them."""
+    stream_interval: int
+    """Tokens that a Delta waits for, but a choice's first and last: fewer messages for who needs not read each token
+    at once. Default 1; `generate`, which waits for the whole answer, asks for more."""
     timeout: float
     """Seconds for the whole call, retries included."""
     traceparent: str
@@ -70,8 +73,14 @@ Metadata = tuple[tuple[str, str], ...]
 
 _CALL_OPTIONS = frozenset({"timeout", "traceparent", "tracestate"})
 _REQUEST_OPTIONS = frozenset(
-    {"model", "request_id", "tenant", "cache_salt", "priority", "resume_tokens", "keep_prefix", "pin_name"}
+    {
+        *("model", "request_id", "tenant", "cache_salt", "priority", "resume_tokens", "keep_prefix", "pin_name"),
+        "stream_interval",
+    }
 )
+
+WHOLE_ANSWER: GenerateOptions = {"stream_interval": 256}
+"""For who reads nothing before the end. Longer answers still come in parts, so that no message grows too large."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,7 @@ class Client:
         client.generate([ChatMessage("user", "Who are you?")], max_tokens=32, stop="\\n").text
         """
         builder = CompletionBuilder()
-        with self.stream(prompt, **options) as stream:
+        with self.stream(prompt, **(requests.WHOLE_ANSWER | options)) as stream:
             for event in stream:
                 builder.add(event)
         return builder.build()

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tiercel.v1 import common_pb2 as tiercel_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atiercel/v1/inference.proto\x12\ntiercel.v1\x1a\x17tiercel/v1/common.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"1\n\x04\x43hat\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.tiercel.v1.ChatMessage\"\xf5\x06\n\x0eSamplingParams\x12\x0e\n\x01n\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x07 \x01(\x05H\x06\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x08 \x01(\x05H\x07\x88\x01\x01\x12\x0c\n\x04stop\x18\t \x03(\t\x12\x16\n\x0estop_token_ids\x18\n \x03(\x03\x12\x17\n\nignore_eos\x18\x0b \x01(\x08H\x08\x88\x01\x01\x12#\n\x16include_stop_in_output\x18\x0c \x01(\x08H\t\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\r \x01(\x02H\n\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x0e \x01(\x02H\x0b\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x0f \x01(\x02H\x0c\x88\x01\x01\x12=\n\nlogit_bias\x18\x10 \x03(\x0b\x32).tiercel.v1.SamplingParams.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\x11 \x03(\x03\x12\x11\n\tbad_words\x18\x12 \x03(\t\x12\x15\n\x08logprobs\x18\x13 \x01(\x05H\r\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x14 \x01(\x05H\x0e\x88\x01\x01\x12 \n\x13skip_special_tokens\x18\x15 \x01(\x08H\x0f\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x04\n\x02_nB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x07\n\x05_seedB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\r\n\x0b_ignore_eosB\x19\n\x17_include_stop_in_outputB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobsB\x16\n\x14_skip_special_tokens\"\xcf\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12)\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x14.tiercel.v1.TokenIdsH\x00\x12 \n\x04\x63hat\x18\x04 \x01(\x0b\x32\x10.tiercel.v1.ChatH\x00\x12,\n\x08sampling\x18\x05 \x01(\x0b\x32\x1a.tiercel.v1.SamplingParams\x12\x15\n\rresume_tokens\x18\x06 \x03(\r\x12\x15\n\x08priority\x18\x07 \x01(\x05H\x01\x88\x01\x01\x12\x0e\n\x06tenant\x18\x08 \x01(\t\x12\x12\n\ncache_salt\x18\t \x01(\t\x12\x12\n\nrequest_id\x18\n \x01(\t\x12\x13\n\x0bkeep_prefix\x18\x0b \x01(\x08\x12\x10\n\x08pin_name\x18\x0c \x01(\tB\x08\n\x06promptB\x0b\n\t_priority\"\xc5\x01\n\rGenerateEvent\x12&\n\x07started\x18\x01 \x01(\x0b\x32\x13.tiercel.v1.StartedH\x00\x12\"\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x11.tiercel.v1.DeltaH\x00\x12(\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x14.tiercel.v1.FinishedH\x00\x12\x35\n\x0fprompt_logprobs\x18\x04 \x01(\x0b\x32\x1a.tiercel.v1.PromptLogprobsH\x00\x42\x07\n\x05\x65vent\"t\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12/\n\rcached_tokens\x18\x04 \x01(\x0b\x32\x18.tiercel.v1.CachedTokens\"e\n\x05\x44\x65lta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x01(\x0b\x32\x1a.tiercel.v1.LogprobColumns\">\n\x0ePromptLogprobs\x12,\n\x08logprobs\x18\x01 \x01(\x0b\x32\x1a.tiercel.v1.LogprobColumns\"\x9b\x01\n\tChoiceEnd\x12\r\n\x05index\x18\x01 \x01(\r\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.tiercel.v1.FinishReason\x12\x0c\n\x04stop\x18\x03 \x01(\t\x12\x1a\n\rstop_token_id\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x11\x63ompletion_tokens\x18\x05 \x01(\rB\x10\n\x0e_stop_token_id\"\x7f\n\x08\x46inished\x12&\n\x07\x63hoices\x18\x01 \x03(\x0b\x32\x15.tiercel.v1.ChoiceEnd\x12 \n\x05usage\x18\x02 \x01(\x0b\x32\x11.tiercel.v1.Usage\x12)\n\x06report\x18\x03 \x01(\x0b\x32\x19.tiercel.v1.RequestReport\"\x94\x01\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12 \n\x04\x63hat\x18\x03 \x01(\x0b\x32\x10.tiercel.v1.ChatH\x00\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x04 \x01(\x08H\x01\x88\x01\x01\x42\x08\n\x06promptB\x15\n\x13_add_special_tokens\"?\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x18\n\x10max_model_tokens\x18\x02 \x01(\r\"o\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x03\x12 \n\x13skip_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_skip_special_tokens\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"u\n\tModelInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x18\n\x10max_model_tokens\x18\x03 \x01(\r\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x19\n\x11has_chat_template\x18\x05 \x01(\x08\";\n\x12ListModelsResponse\x12%\n\x06models\x18\x01 \x03(\x0b\x32\x15.tiercel.v1.ModelInfo\"&\n\x10GetReportRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"`\n\x11GetReportResponse\x12)\n\x06report\x18\x01 \x01(\x0b\x32\x19.tiercel.v1.RequestReport\x12 \n\x05usage\x18\x02 \x01(\x0b\x32\x11.tiercel.v1.Usage\"K\n\x12ListReportsRequest\x12&\n\x05order\x18\x01 \x01(\x0e\x32\x17.tiercel.v1.ReportOrder\x12\r\n\x05limit\x18\x02 \x01(\r\"E\n\x13ListReportsResponse\x12.\n\x07reports\x18\x01 \x03(\x0b\x32\x1d.tiercel.v1.GetReportResponse\"\x12\n\x10GetStatusRequest\"g\n\x11GetStatusResponse\x12+\n\x08services\x18\x01 \x03(\x0b\x32\x19.tiercel.v1.ServiceStatus\x12%\n\x06models\x18\x02 \x03(\x0b\x32\x15.tiercel.v1.ModelInfo*^\n\x0bReportOrder\x12\x1c\n\x18REPORT_ORDER_UNSPECIFIED\x10\x00\x12\x17\n\x13REPORT_ORDER_LATEST\x10\x01\x12\x18\n\x14REPORT_ORDER_SLOWEST\x10\x02\x32\xe5\x04\n\tInference\x12\x44\n\x08Generate\x12\x1b.tiercel.v1.GenerateRequest\x1a\x19.tiercel.v1.GenerateEvent0\x01\x12\x45\n\x08Tokenize\x12\x1b.tiercel.v1.TokenizeRequest\x1a\x1c.tiercel.v1.TokenizeResponse\x12K\n\nDetokenize\x12\x1d.tiercel.v1.DetokenizeRequest\x1a\x1e.tiercel.v1.DetokenizeResponse\x12K\n\nListModels\x12\x1d.tiercel.v1.ListModelsRequest\x1a\x1e.tiercel.v1.ListModelsResponse\x12H\n\tGetReport\x12\x1c.tiercel.v1.GetReportRequest\x1a\x1d.tiercel.v1.GetReportResponse\x12N\n\x0bListReports\x12\x1e.tiercel.v1.ListReportsRequest\x1a\x1f.tiercel.v1.ListReportsResponse\x12H\n\tGetStatus\x12\x1c.tiercel.v1.GetStatusRequest\x1a\x1d.tiercel.v1.GetStatusResponse\x12M\n\x0bManageCache\x12\x1e.tiercel.v1.ManageCacheRequest\x1a\x1c.tiercel.v1.ManageCacheEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atiercel/v1/inference.proto\x12\ntiercel.v1\x1a\x17tiercel/v1/common.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"1\n\x04\x43hat\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.tiercel.v1.ChatMessage\"\xf5\x06\n\x0eSamplingParams\x12\x0e\n\x01n\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x07 \x01(\x05H\x06\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x08 \x01(\x05H\x07\x88\x01\x01\x12\x0c\n\x04stop\x18\t \x03(\t\x12\x16\n\x0estop_token_ids\x18\n \x03(\x03\x12\x17\n\nignore_eos\x18\x0b \x01(\x08H\x08\x88\x01\x01\x12#\n\x16include_stop_in_output\x18\x0c \x01(\x08H\t\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\r \x01(\x02H\n\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x0e \x01(\x02H\x0b\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x0f \x01(\x02H\x0c\x88\x01\x01\x12=\n\nlogit_bias\x18\x10 \x03(\x0b\x32).tiercel.v1.SamplingParams.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\x11 \x03(\x03\x12\x11\n\tbad_words\x18\x12 \x03(\t\x12\x15\n\x08logprobs\x18\x13 \x01(\x05H\r\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x14 \x01(\x05H\x0e\x88\x01\x01\x12 \n\x13skip_special_tokens\x18\x15 \x01(\x08H\x0f\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x04\n\x02_nB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x07\n\x05_seedB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\r\n\x0b_ignore_eosB\x19\n\x17_include_stop_in_outputB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobsB\x16\n\x14_skip_special_tokens\"\xe8\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12)\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x14.tiercel.v1.TokenIdsH\x00\x12 \n\x04\x63hat\x18\x04 \x01(\x0b\x32\x10.tiercel.v1.ChatH\x00\x12,\n\x08sampling\x18\x05 \x01(\x0b\x32\x1a.tiercel.v1.SamplingParams\x12\x15\n\rresume_tokens\x18\x06 \x03(\r\x12\x15\n\x08priority\x18\x07 \x01(\x05H\x01\x88\x01\x01\x12\x0e\n\x06tenant\x18\x08 \x01(\t\x12\x12\n\ncache_salt\x18\t \x01(\t\x12\x12\n\nrequest_id\x18\n \x01(\t\x12\x13\n\x0bkeep_prefix\x18\x0b \x01(\x08\x12\x10\n\x08pin_name\x18\x0c \x01(\t\x12\x17\n\x0fstream_interval\x18\r \x01(\rB\x08\n\x06promptB\x0b\n\t_priority\"\xc5\x01\n\rGenerateEvent\x12&\n\x07started\x18\x01 \x01(\x0b\x32\x13.tiercel.v1.StartedH\x00\x12\"\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x11.tiercel.v1.DeltaH\x00\x12(\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x14.tiercel.v1.FinishedH\x00\x12\x35\n\x0fprompt_logprobs\x18\x04 \x01(\x0b\x32\x1a.tiercel.v1.PromptLogprobsH\x00\x42\x07\n\x05\x65vent\"t\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12/\n\rcached_tokens\x18\x04 \x01(\x0b\x32\x18.tiercel.v1.CachedTokens\"e\n\x05\x44\x65lta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x01(\x0b\x32\x1a.tiercel.v1.LogprobColumns\">\n\x0ePromptLogprobs\x12,\n\x08logprobs\x18\x01 \x01(\x0b\x32\x1a.tiercel.v1.LogprobColumns\"\x9b\x01\n\tChoiceEnd\x12\r\n\x05index\x18\x01 \x01(\r\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.tiercel.v1.FinishReason\x12\x0c\n\x04stop\x18\x03 \x01(\t\x12\x1a\n\rstop_token_id\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x11\x63ompletion_tokens\x18\x05 \x01(\rB\x10\n\x0e_stop_token_id\"\x7f\n\x08\x46inished\x12&\n\x07\x63hoices\x18\x01 \x03(\x0b\x32\x15.tiercel.v1.ChoiceEnd\x12 \n\x05usage\x18\x02 \x01(\x0b\x32\x11.tiercel.v1.Usage\x12)\n\x06report\x18\x03 \x01(\x0b\x32\x19.tiercel.v1.RequestReport\"\x94\x01\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12 \n\x04\x63hat\x18\x03 \x01(\x0b\x32\x10.tiercel.v1.ChatH\x00\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x04 \x01(\x08H\x01\x88\x01\x01\x42\x08\n\x06promptB\x15\n\x13_add_special_tokens\"?\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x18\n\x10max_model_tokens\x18\x02 \x01(\r\"o\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x03\x12 \n\x13skip_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_skip_special_tokens\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"u\n\tModelInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x18\n\x10max_model_tokens\x18\x03 \x01(\r\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x19\n\x11has_chat_template\x18\x05 \x01(\x08\";\n\x12ListModelsResponse\x12%\n\x06models\x18\x01 \x03(\x0b\x32\x15.tiercel.v1.ModelInfo\"&\n\x10GetReportRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"`\n\x11GetReportResponse\x12)\n\x06report\x18\x01 \x01(\x0b\x32\x19.tiercel.v1.RequestReport\x12 \n\x05usage\x18\x02 \x01(\x0b\x32\x11.tiercel.v1.Usage\"K\n\x12ListReportsRequest\x12&\n\x05order\x18\x01 \x01(\x0e\x32\x17.tiercel.v1.ReportOrder\x12\r\n\x05limit\x18\x02 \x01(\r\"E\n\x13ListReportsResponse\x12.\n\x07reports\x18\x01 \x03(\x0b\x32\x1d.tiercel.v1.GetReportResponse\"\x12\n\x10GetStatusRequest\"g\n\x11GetStatusResponse\x12+\n\x08services\x18\x01 \x03(\x0b\x32\x19.tiercel.v1.ServiceStatus\x12%\n\x06models\x18\x02 \x03(\x0b\x32\x15.tiercel.v1.ModelInfo*^\n\x0bReportOrder\x12\x1c\n\x18REPORT_ORDER_UNSPECIFIED\x10\x00\x12\x17\n\x13REPORT_ORDER_LATEST\x10\x01\x12\x18\n\x14REPORT_ORDER_SLOWEST\x10\x02\x32\xe5\x04\n\tInference\x12\x44\n\x08Generate\x12\x1b.tiercel.v1.GenerateRequest\x1a\x19.tiercel.v1.GenerateEvent0\x01\x12\x45\n\x08Tokenize\x12\x1b.tiercel.v1.TokenizeRequest\x1a\x1c.tiercel.v1.TokenizeResponse\x12K\n\nDetokenize\x12\x1d.tiercel.v1.DetokenizeRequest\x1a\x1e.tiercel.v1.DetokenizeResponse\x12K\n\nListModels\x12\x1d.tiercel.v1.ListModelsRequest\x1a\x1e.tiercel.v1.ListModelsResponse\x12H\n\tGetReport\x12\x1c.tiercel.v1.GetReportRequest\x1a\x1d.tiercel.v1.GetReportResponse\x12N\n\x0bListReports\x12\x1e.tiercel.v1.ListReportsRequest\x1a\x1f.tiercel.v1.ListReportsResponse\x12H\n\tGetStatus\x12\x1c.tiercel.v1.GetStatusRequest\x1a\x1d.tiercel.v1.GetStatusResponse\x12M\n\x0bManageCache\x12\x1e.tiercel.v1.ManageCacheRequest\x1a\x1c.tiercel.v1.ManageCacheEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_REPORTORDER']._serialized_start=3139
-  _globals['_REPORTORDER']._serialized_end=3233
+  _globals['_REPORTORDER']._serialized_start=3164
+  _globals['_REPORTORDER']._serialized_end=3258
   _globals['_CHATMESSAGE']._serialized_start=67
   _globals['_CHATMESSAGE']._serialized_end=111
   _globals['_CHAT']._serialized_start=113
@@ -45,45 +45,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=746
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=794
   _globals['_GENERATEREQUEST']._serialized_start=1053
-  _globals['_GENERATEREQUEST']._serialized_end=1388
-  _globals['_GENERATEEVENT']._serialized_start=1391
-  _globals['_GENERATEEVENT']._serialized_end=1588
-  _globals['_STARTED']._serialized_start=1590
-  _globals['_STARTED']._serialized_end=1706
-  _globals['_DELTA']._serialized_start=1708
-  _globals['_DELTA']._serialized_end=1809
-  _globals['_PROMPTLOGPROBS']._serialized_start=1811
-  _globals['_PROMPTLOGPROBS']._serialized_end=1873
-  _globals['_CHOICEEND']._serialized_start=1876
-  _globals['_CHOICEEND']._serialized_end=2031
-  _globals['_FINISHED']._serialized_start=2033
-  _globals['_FINISHED']._serialized_end=2160
-  _globals['_TOKENIZEREQUEST']._serialized_start=2163
-  _globals['_TOKENIZEREQUEST']._serialized_end=2311
-  _globals['_TOKENIZERESPONSE']._serialized_start=2313
-  _globals['_TOKENIZERESPONSE']._serialized_end=2376
-  _globals['_DETOKENIZEREQUEST']._serialized_start=2378
-  _globals['_DETOKENIZEREQUEST']._serialized_end=2489
-  _globals['_DETOKENIZERESPONSE']._serialized_start=2491
-  _globals['_DETOKENIZERESPONSE']._serialized_end=2525
-  _globals['_LISTMODELSREQUEST']._serialized_start=2527
-  _globals['_LISTMODELSREQUEST']._serialized_end=2546
-  _globals['_MODELINFO']._serialized_start=2548
-  _globals['_MODELINFO']._serialized_end=2665
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2667
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2726
-  _globals['_GETREPORTREQUEST']._serialized_start=2728
-  _globals['_GETREPORTREQUEST']._serialized_end=2766
-  _globals['_GETREPORTRESPONSE']._serialized_start=2768
-  _globals['_GETREPORTRESPONSE']._serialized_end=2864
-  _globals['_LISTREPORTSREQUEST']._serialized_start=2866
-  _globals['_LISTREPORTSREQUEST']._serialized_end=2941
-  _globals['_LISTREPORTSRESPONSE']._serialized_start=2943
-  _globals['_LISTREPORTSRESPONSE']._serialized_end=3012
-  _globals['_GETSTATUSREQUEST']._serialized_start=3014
-  _globals['_GETSTATUSREQUEST']._serialized_end=3032
-  _globals['_GETSTATUSRESPONSE']._serialized_start=3034
-  _globals['_GETSTATUSRESPONSE']._serialized_end=3137
-  _globals['_INFERENCE']._serialized_start=3236
-  _globals['_INFERENCE']._serialized_end=3849
+  _globals['_GENERATEREQUEST']._serialized_end=1413
+  _globals['_GENERATEEVENT']._serialized_start=1416
+  _globals['_GENERATEEVENT']._serialized_end=1613
+  _globals['_STARTED']._serialized_start=1615
+  _globals['_STARTED']._serialized_end=1731
+  _globals['_DELTA']._serialized_start=1733
+  _globals['_DELTA']._serialized_end=1834
+  _globals['_PROMPTLOGPROBS']._serialized_start=1836
+  _globals['_PROMPTLOGPROBS']._serialized_end=1898
+  _globals['_CHOICEEND']._serialized_start=1901
+  _globals['_CHOICEEND']._serialized_end=2056
+  _globals['_FINISHED']._serialized_start=2058
+  _globals['_FINISHED']._serialized_end=2185
+  _globals['_TOKENIZEREQUEST']._serialized_start=2188
+  _globals['_TOKENIZEREQUEST']._serialized_end=2336
+  _globals['_TOKENIZERESPONSE']._serialized_start=2338
+  _globals['_TOKENIZERESPONSE']._serialized_end=2401
+  _globals['_DETOKENIZEREQUEST']._serialized_start=2403
+  _globals['_DETOKENIZEREQUEST']._serialized_end=2514
+  _globals['_DETOKENIZERESPONSE']._serialized_start=2516
+  _globals['_DETOKENIZERESPONSE']._serialized_end=2550
+  _globals['_LISTMODELSREQUEST']._serialized_start=2552
+  _globals['_LISTMODELSREQUEST']._serialized_end=2571
+  _globals['_MODELINFO']._serialized_start=2573
+  _globals['_MODELINFO']._serialized_end=2690
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2692
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2751
+  _globals['_GETREPORTREQUEST']._serialized_start=2753
+  _globals['_GETREPORTREQUEST']._serialized_end=2791
+  _globals['_GETREPORTRESPONSE']._serialized_start=2793
+  _globals['_GETREPORTRESPONSE']._serialized_end=2889
+  _globals['_LISTREPORTSREQUEST']._serialized_start=2891
+  _globals['_LISTREPORTSREQUEST']._serialized_end=2966
+  _globals['_LISTREPORTSRESPONSE']._serialized_start=2968
+  _globals['_LISTREPORTSRESPONSE']._serialized_end=3037
+  _globals['_GETSTATUSREQUEST']._serialized_start=3039
+  _globals['_GETSTATUSREQUEST']._serialized_end=3057
+  _globals['_GETSTATUSRESPONSE']._serialized_start=3059
+  _globals['_GETSTATUSRESPONSE']._serialized_end=3162
+  _globals['_INFERENCE']._serialized_start=3261
+  _globals['_INFERENCE']._serialized_end=3874
 # @@protoc_insertion_point(module_scope)
