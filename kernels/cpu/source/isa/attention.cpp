@@ -113,16 +113,15 @@ class TaskRun {
 public:
     TaskRun(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work, const Heads& q,
             const Heads& out, AttnUnit* units, const AttnTask& task, int64_t thread, PagesAhead& ahead,
-            typename Math::Packed& packed)
+            typename Math::Packed& packed, const AttnUnit*& loaded)
         : kv_(kv), layer_(layer), window_(window),
           score_scale_(1.44269504f / std::sqrt(static_cast<float>(kv.head_dim))), batch_(batch), work_(work), q_(q),
           out_(out), units_(units + task.unit), task_(task), group_(work.shape().num_heads / kv.kv_heads),
           value_floats_(work.shape().value_floats), buffers_(buffers_in<Math>(work.scratch(thread), kv, work.shape())),
-          ahead_(ahead), packed_(packed) {}
+          ahead_(ahead), packed_(packed), loaded_(loaded) {}
 
     void run() {
-        load_bounds(units_[0]);
-        for (int64_t i = 0; i < task_.num_units; ++i) load_queries(units_[i], queries(i));
+        load();
         for (int64_t split = task_.first_split; split < task_.last_split; ++split)
             for (int64_t i = 0; i < task_.num_units; ++i) attend_split(units_[i], queries(i), split);
         for (int64_t i = 0; i < task_.num_units; ++i) end(units_[i]);
@@ -139,6 +138,14 @@ private:
     // Several units have few columns each.
     uint8_t* queries(int64_t i) const {
         return buffers_.queries + i * (Math::query_bytes(kv_) / Math::kMaxColumns * kFewColumns);
+    }
+
+    // A thread's tasks of one unit often follow each other.
+    void load() {
+        if (loaded_ == units_ && task_.num_units == 1) return;
+        loaded_ = task_.num_units == 1 ? units_ : nullptr;
+        load_bounds(units_[0]);
+        for (int64_t i = 0; i < task_.num_units; ++i) load_queries(units_[i], queries(i));
     }
 
     // What columns see, the same for all units of a task.
@@ -231,6 +238,7 @@ private:
     const Buffers buffers_;
     PagesAhead& ahead_;
     typename Math::Packed& packed_;
+    const AttnUnit*& loaded_;  // the one whose bounds and queries the buffers have; null: several's
 };
 
 // What a task of few columns reads.
@@ -255,6 +263,7 @@ void attend_with(const PagedKv& kv, int64_t layer, int64_t window, const AttnBat
     AttnUnit* units = tasks.unit_list();
     typename Math::Tiles tiles;
     PagesAhead ahead;
+    const AttnUnit* loaded = nullptr;
     typename Math::Packed packed(kv, work.packed(team.thread), work.num_packed());
     const int64_t group = work.shape().num_heads / kv.kv_heads, count = tasks.num_tasks();
     const auto stretch = [&](int64_t i) {
@@ -266,7 +275,7 @@ void attend_with(const PagedKv& kv, int64_t layer, int64_t window, const AttnBat
         tiles.set(columns);
         if (Math::kReadsAhead && columns <= kFewColumns)
             ahead.begin(stretch(i), next < count ? stretch(next) : PagesAhead::Stretch());
-        TaskRun<Math>(kv, layer, window, batch, work, q, out, units, task, team.thread, ahead, packed).run();
+        TaskRun<Math>(kv, layer, window, batch, work, q, out, units, task, team.thread, ahead, packed, loaded).run();
     });
 }
 
