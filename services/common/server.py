@@ -135,8 +135,8 @@ class ServiceHost:
         if self.state is ServiceState.DRAINING:
             return
         if is_ready and not self._announced_ready:
-            # What is loaded by now stays: in a worker a third of a million objects. A full collection would look through
-            # them for over a tenth of a second, in the midst of a step.
+            # What is loaded by now stays: in a worker a third of a million objects, through which a full collection
+            # would look for over a tenth of a second, in the midst of a step.
             gc.collect()
             gc.freeze()
         self.state = ServiceState.READY if is_ready else ServiceState.STARTING
