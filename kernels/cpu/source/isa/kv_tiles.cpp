@@ -48,6 +48,12 @@ void widen_keys(const E4m3Widener& widener, const __m512i codes[4], bf16* to) {
     }
 }
 
+// 32 dimensions of two rows of V, as a row of two tiles.
+inline void put_pairs(__m512i even, __m512i odd, bf16* to) {
+    _mm512_store_si512(to, _mm512_unpacklo_epi16(even, odd));
+    _mm512_store_si512(to + kTileWords, _mm512_unpackhi_epi16(even, odd));
+}
+
 // 64 dimensions of four rows of V, as two rows of four tiles.
 void widen_values(const E4m3Widener& widener, const __m512i codes[4], bf16* to) {
     __m512i pairs[4], low[4], high[4];
@@ -145,6 +151,13 @@ void KvTiles::values(int64_t t, int64_t dim, bf16* to) const {
                 load_codes(rows + i, dim, mask, codes);
                 widen_values(widener_, codes, to + i / 2 * 32);
             }
+        } else if (tag.value == Element::kBf16 && count - dim >= kValueDims) {
+            for (int64_t i = 0; i < kPairStep; i += 2) {
+                split_.ahead->advance(4 * 64);
+                const uint8_t *even = rows[i] + 2 * dim, *odd = rows[i + 1] + 2 * dim;
+                put_pairs(_mm512_loadu_si512(even), _mm512_loadu_si512(odd), to + i / 2 * 32);
+                put_pairs(_mm512_loadu_si512(even + 64), _mm512_loadu_si512(odd + 64), to + 2 * kTileWords + i / 2 * 32);
+            }
         } else {
             const int64_t last = std::min(dim + kValueDims, dims_);
             for (int64_t d = dim; d < last; d += 32)
@@ -152,9 +165,7 @@ void KvTiles::values(int64_t t, int64_t dim, bf16* to) const {
                     split_.ahead->advance(64 * element_bytes(tag.value));
                     const __m512i even = words_of<tag.value>(rows[i], d, count);
                     const __m512i odd = words_of<tag.value>(rows[i + 1], d, count);
-                    bf16* row = to + (d - dim) / 16 * kTileWords + i / 2 * 32;
-                    _mm512_store_si512(row, _mm512_unpacklo_epi16(even, odd));
-                    _mm512_store_si512(row + kTileWords, _mm512_unpackhi_epi16(even, odd));
+                    put_pairs(even, odd, to + (d - dim) / 16 * kTileWords + i / 2 * 32);
                 }
         }
     });
