@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 import grpc
@@ -74,6 +75,8 @@ class ServiceHost:
         self.address = ""
         self.metrics_address = ""
         """Of `/metrics`; empty: switched off."""
+        self.before_first_ready: Callable[[], None] = _nothing
+        """Called once, when all is loaded and nobody knows yet."""
 
     @property
     def announcer(self) -> Announcer:
@@ -135,10 +138,7 @@ class ServiceHost:
         if self.state is ServiceState.DRAINING:
             return
         if is_ready and not self._announced_ready:
-            # What is loaded by now stays: in a worker a third of a million objects, through which a full collection
-            # would look for over a tenth of a second, in the midst of a step.
-            gc.collect()
-            gc.freeze()
+            self.before_first_ready()
         self.state = ServiceState.READY if is_ready else ServiceState.STARTING
         serving = health_pb2.HealthCheckResponse
         await self._set_health(serving.SERVING if is_ready else serving.NOT_SERVING)
@@ -187,6 +187,7 @@ class DrainableService(Protocol):
 async def serve(host: ServiceHost, service: DrainableService, config: ServiceConfig) -> None:
     """Serve until SIGTERM or SIGINT, then drain: at most `drain_timeout_s`, or until a second signal."""
     signals = _SignalCount()
+    host.before_first_ready = _freeze_heap
     service.register(host.server)
     await host.start()
     running = asyncio.create_task(service.run())
@@ -206,6 +207,16 @@ async def serve(host: ServiceHost, service: DrainableService, config: ServiceCon
         await host.stop()
         signals.close()
     _log.info("stopped", extra=logs.fields(pid=os.getpid()))
+
+
+def _nothing() -> None: ...
+
+
+def _freeze_heap() -> None:
+    # What is loaded stays. To look through a worker's third of a million objects takes a full collection over a tenth
+    # of a second, in the midst of a step.
+    gc.collect()
+    gc.freeze()
 
 
 async def _drain(service: DrainableService, signals: "_SignalCount", timeout_s: float) -> None:

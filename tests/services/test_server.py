@@ -21,7 +21,7 @@ from engine.sampling import SamplingParams
 from services.common.announce import Announcer
 from services.common.config import ServiceConfig
 from services.common.sampling_wire import sampling_to_wire
-from services.common.server import ServiceHost
+from services.common.server import ServiceHost, ServiceState
 from tests.fakes.worker_service import FakeEngine, FakeWorkerService
 from tests.services.stack import PATIENCE_S, eventually, port_of
 from tiercel.v1 import scheduling_pb2, scheduling_pb2_grpc
@@ -54,6 +54,15 @@ async def test_health_answers_while_weights_load_and_turns_when_they_are_there()
             await check(channel, "tiercel.v1.Nothing")
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     await worker.stop()
+
+
+async def test_what_comes_before_the_first_readiness_comes_once_and_before_anyone_knows() -> None:
+    host = ServiceHost(SERVICE, ServiceConfig())
+    states: list[ServiceState] = []
+    host.before_first_ready = lambda: states.append(host.state)
+    for is_ready in (False, True, False, True):
+        await host.set_ready(is_ready)
+    assert states == [ServiceState.STARTING]
 
 
 async def test_reflection_lists_the_service() -> None:
