@@ -38,8 +38,8 @@ class LiveCall:
     ) -> None:
         """`started` is sent when the scheduler has started the request; it lacks the cached tokens only.
 
-        Deltas wait for `stream_interval` tokens, but for a choice's first and last, and go along with what another choice
-        has to send. With `keeps_texts` the answers are kept until the call has ended.
+        Deltas wait for `stream_interval` tokens, but for a choice's first and last, and go along with what another
+        choice has to send. With `keeps_texts` the answers are kept until the call has ended.
         """
         self.mailbox = Mailbox(stream_interval)
         self.report = common_pb2.RequestReport()
