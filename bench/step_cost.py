@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.models.config import ModelConfig
+from kernels.cpu.library import BF16_ISAS
 from kvstore.layout import BlockLayout
 
 
@@ -40,8 +41,8 @@ class Cost:
 
 
 def bytes_per_weight(dtype: str, isa: str) -> float:
-    """As the native decoder keeps weights of bf16, fp16, fp32 or int8: with AMX, those of bf16 are coded in 12 bits."""
-    if dtype == "bf16" and isa == "amx":
+    """As the native decoder keeps weights of bf16, fp16, fp32 or int8: where products are of bf16, their weights are coded in 12 bits."""
+    if dtype == "bf16" and isa in BF16_ISAS:
         return 1.5
     return {"int8": 1, "bf16": 2, "fp16": 2, "fp32": 4}[dtype]
 

@@ -22,6 +22,7 @@ from rich.table import Table
 from bench.checkpoints import SHAPES, Shape, checkpoint
 from bench.tiercel_peer import TiercelPeer
 from bench.workloads import FIRST_ID
+from kernels.cpu.library import ISAS
 from tiercel.client import AsyncClient, Delta, Finished
 
 BLOCK_TOKENS = 16
@@ -156,7 +157,7 @@ def measure(
 @click.option("--disk-limit", default="0", show_default=True, help="SIZE a second that fetches may read; 0: no limit.")
 @click.option(
     "--cpu-kernels",
-    type=click.Choice(["auto", "amx", "avx512", "avx2", "off"]),
+    type=click.Choice(["auto", *ISAS, "off"]),
     default="auto",
     show_default=True,
     help="Best instruction set of the worker's kernels.",

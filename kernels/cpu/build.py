@@ -32,9 +32,11 @@ _FLAGS = (
     # A sum rounds as it is written, however the compiler unrolls it: results must not depend on the batch.
     "-ffp-contract=off",
 )
+_AVX512 = ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512")
 _ISA_FLAGS = {
     "avx2": ("-march=x86-64-v3", "-DTIERCEL_ISA_AVX2"),
-    "avx512": ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512", "-DTIERCEL_ISA_AVX512"),
+    "avx512": (*_AVX512, "-DTIERCEL_ISA_AVX512"),
+    "avx512bf16": (*_AVX512, "-mavx512bf16", "-mavx512vbmi", "-mavx512vbmi2", "-mgfni", "-DTIERCEL_ISA_AVX512BF16"),
     "amx": ("-march=sapphirerapids", "-mprefer-vector-width=512", "-DTIERCEL_ISA_AMX"),
 }
 

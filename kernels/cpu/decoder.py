@@ -13,7 +13,7 @@ import torch
 
 from kernels.attention.native import NativeAttention, NativePlan
 from kernels.cpu.compact import compact
-from kernels.cpu.library import CpuKernels
+from kernels.cpu.library import BF16_ISAS, CpuKernels
 from kernels.cpu.packing import (
     PANEL,
     QUANTIZED_STEP,
@@ -158,7 +158,7 @@ class CpuDecoder:
         """Instruction set and type of the products; results differ in their rounding."""
         self._int8_weights = int8_weights
         # Products of the other instruction sets read whole weights only.
-        self._compacts = kernels.isa == "amx"
+        self._compacts = kernels.isa in BF16_ISAS
         self.weight_bytes = 0
         """Of all weights, as they are computed with."""
         self._shape = shape

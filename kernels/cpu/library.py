@@ -16,8 +16,11 @@ import torch  # noqa: F401
 
 from kernels.cpu.build import BuildError, find_or_build
 
-ISAS = ("amx", "avx512", "avx2")
+ISAS = ("amx", "avx512bf16", "avx512", "avx2")
 """Instruction sets, best first."""
+
+BF16_ISAS = ("amx", "avx512bf16")
+"""Those whose products are of bf16, of weights that are kept in 12 bits."""
 
 
 class KernelsUnavailable(Exception):
@@ -44,7 +47,7 @@ class Ceilings:
     fp32_flops_per_s: float
     """Fused multiply-adds in registers."""
     bf16_flops_per_s: float
-    """AMX tiles from the first cache; 0 without AMX."""
+    """AMX tiles from the first cache, else dot products in registers; 0 where there are neither."""
     int8_ops_per_s: float
 
 

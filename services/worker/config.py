@@ -21,6 +21,7 @@ class CpuKernels(enum.StrEnum):
 
     AUTO = "auto"
     AMX = "amx"
+    AVX512_BF16 = "avx512bf16"
     AVX512 = "avx512"
     AVX2 = "avx2"
     OFF = "off"

@@ -24,10 +24,16 @@ bool has_amx() {
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
     constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;
     constexpr unsigned kAll = kAmxBf16 | kAmxTile | kAmxInt8;
-    return (d & kAll) == kAll && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi") &&
-           __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vnni") &&
-           __builtin_cpu_supports("gfni") && request_tiles();
+    return (d & kAll) == kAll && request_tiles();
 }
+
+bool has_bf16() {
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi") &&
+           __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("gfni");
+}
+
+// On Intel's it takes longer than widening and multiplying in fp32.
+bool is_bf16_fast() { return !__builtin_cpu_is("intel"); }
 
 bool has_avx512() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -54,8 +60,10 @@ const tiercel::Kernels* tiercel_choose(const char* name) {
     using namespace tiercel;
     __builtin_cpu_init();
     const bool any = name[0] == '\0';
-    const int limit = any || !std::strcmp(name, "amx") ? 3 : !std::strcmp(name, "avx512") ? 2 : 1;
-    if (limit >= 3 && has_avx512() && has_amx()) return &amx::kernels();
+    const auto is = [&](const char* other) { return !std::strcmp(name, other); };
+    const int limit = any || is("amx") ? 4 : is("avx512bf16") ? 3 : is("avx512") ? 2 : 1;
+    if (limit >= 4 && has_avx512() && has_bf16() && has_amx()) return &amx::kernels();
+    if (limit >= 3 && has_avx512() && has_bf16() && (limit == 3 || is_bf16_fast())) return &avx512bf16::kernels();
     if (limit >= 2 && has_avx512()) return &avx512::kernels();
     return has_avx2() ? &avx2::kernels() : nullptr;
 }

@@ -13,8 +13,8 @@ struct CeilingsResult {
     double read_bytes_per_s;     // streaming read, all threads
     double copy_bytes_per_s;     // bytes copied, not bytes moved
     double fp32_flops_per_s;     // fused multiply-add in registers
-    double bf16_flops_per_s;     // AMX tiles from L1; 0 without them
-    double int8_ops_per_s;       // AMX tiles from L1; 0 without them
+    double bf16_flops_per_s;     // AMX tiles from L1, else dot products in registers; 0 without either
+    double int8_ops_per_s;       // likewise
 };
 
 struct Kernels {
@@ -34,6 +34,7 @@ struct Kernels {
 
 namespace avx2 { const Kernels& kernels(); }
 namespace avx512 { const Kernels& kernels(); }
+namespace avx512bf16 { const Kernels& kernels(); }
 namespace amx { const Kernels& kernels(); }
 
 }  // namespace tiercel

@@ -235,16 +235,16 @@ void attend_with(const PagedKv& kv, int64_t layer, int64_t window, const AttnBat
 }  // namespace
 
 AttnShape attention_shape(const PagedKv& kv, int64_t num_heads, bool exact) {
-#if defined(TIERCEL_ISA_AMX)
-    if (!exact) return shape_of<TileMath>(kv, num_heads, exact);
+#if defined(TIERCEL_BF16_PRODUCTS)
+    if (!exact) return shape_of<Bf16Math>(kv, num_heads, exact);
 #endif
     return shape_of<ExactMath>(kv, num_heads, exact);
 }
 
 void attend(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch, AttnWork& work,
             const Heads& q, const Heads& out, Team& team) {
-#if defined(TIERCEL_ISA_AMX)
-    if (!work.shape().exact) return attend_with<TileMath>(kv, layer, window, batch, work, q, out, team);
+#if defined(TIERCEL_BF16_PRODUCTS)
+    if (!work.shape().exact) return attend_with<Bf16Math>(kv, layer, window, batch, work, q, out, team);
 #endif
     attend_with<ExactMath>(kv, layer, window, batch, work, q, out, team);
 }

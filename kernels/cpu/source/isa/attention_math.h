@@ -1,10 +1,10 @@
-// The two ways to compute a split behind one face: in fp32 throughout, and with products of bf16 in AMX tiles.
+// The two ways to compute a split behind one face: in fp32 throughout, and with products of bf16.
 #pragma once
 
 #include "attention_exact.h"
+#include "attention_bf16.h"
 #if defined(TIERCEL_ISA_AMX)
 #include "attention_narrow.h"
-#include "attention_tiles.h"
 #include "tiles.h"
 #endif
 
@@ -32,8 +32,8 @@ struct ExactMath {
     };
 };
 
-#if defined(TIERCEL_ISA_AMX)
-struct TileMath {
+#if defined(TIERCEL_BF16_PRODUCTS)
+struct Bf16Math {
     static constexpr int64_t kMaxColumns = tiled::kMaxColumns, kMaxUnits = kMaxColumns / kFewColumns;
     static int64_t value_floats(const PagedKv& kv) { return tiled::value_floats(kv); }
     static int64_t query_bytes(const PagedKv& kv) { return tiled::query_bytes(kv); }
@@ -45,9 +45,13 @@ struct TileMath {
     using Packed = tiled::PackedSplits;
     static constexpr bool kReorders = true;
     static constexpr bool kReadsAhead = true;
+#if defined(TIERCEL_ISA_AMX)
     struct Tiles : ColumnTiles {
         void set(int64_t columns) { ColumnTiles::set(tiled::narrow_columns(columns)); }
     };
+#else
+    using Tiles = ExactMath::Tiles;
+#endif
 };
 #endif
 

@@ -12,7 +12,7 @@ inline int narrow_columns(int64_t columns) { return columns <= 4 ? 4 : columns <
 
 int64_t narrow_scratch_bytes(const PagedKv& kv);
 
-// As put_query() and attend_split() of attention_tiles.h. The thread's tiles are a `ColumnTiles` of
+// As put_query() and attend_split() of attention_bf16.h. The thread's tiles are a `ColumnTiles` of
 // narrow_columns().
 void put_narrow_query(const PagedKv& kv, const float* row, int64_t column, int64_t columns, uint8_t* queries);
 void attend_narrow_split(const Split& split, const uint8_t* queries, uint8_t* scratch, const Partial& partial);

@@ -2,7 +2,7 @@
 
 #if defined(TIERCEL_ISA_AMX)
 #include "attention_narrow.h"
-#include "attention_tiles.h"
+#include "attention_bf16.h"
 #include "attention_wide.h"
 
 namespace tiercel::TIERCEL_ISA::tiled {

@@ -9,7 +9,7 @@ namespace tiercel::TIERCEL_ISA::tiled {
 
 int64_t wide_scratch_bytes();
 
-// As put_query() of attention_tiles.h.
+// As put_query() of attention_bf16.h.
 void put_wide_query(const PagedKv& kv, const float* row, int64_t column, uint8_t* queries);
 
 // `queries`: [columns of whole tiles][padded dims].

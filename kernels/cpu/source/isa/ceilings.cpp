@@ -11,6 +11,8 @@
 #include "vec.h"
 #if defined(TIERCEL_ISA_AMX)
 #include "tiles.h"
+#elif !defined(TIERCEL_ISA_AVX2)
+#include "dots.h"
 #endif
 
 namespace tiercel::TIERCEL_ISA {
@@ -81,6 +83,25 @@ double tile_ops(double ops_per_product, const Product& product) {
     });
     return 4 * ops_per_product * kSteps * num_threads / taken;
 }
+#elif !defined(TIERCEL_ISA_AVX2)
+template <typename Dot>
+double dot_ops(double ops_per_dot) {
+    constexpr int kChains = 12;
+    constexpr int64_t kSteps = 1 << 20;
+    int num_threads = 1;
+    const double taken = best_seconds(5, [&](int thread, int threads) {
+        if (thread == 0) num_threads = threads;
+        typename Dot::Sum sums[kChains];
+        for (auto& sum : sums) sum = Dot::zero();
+        __m512i factor = _mm512_set1_epi32(thread);
+        for (int64_t i = 0; i < kSteps; ++i) {
+            asm volatile("" : "+v"(factor));
+            for (auto& sum : sums) sum = Dot::added(sum, factor, factor);
+        }
+        for (const auto& sum : sums) asm volatile("" : : "v"(sum));
+    });
+    return ops_per_dot * kChains * kSteps * num_threads / taken;
+}
 #endif
 
 struct Release {
@@ -149,6 +170,11 @@ void measure_ceilings(int64_t bytes, CeilingsResult* result) {
         _tile_dpbssd(2, 5, 6);
         _tile_dpbssd(3, 5, 7);
     });
+#elif !defined(TIERCEL_ISA_AVX2)
+#if defined(TIERCEL_BF16_PRODUCTS)
+    result->bf16_flops_per_s = dot_ops<Bf16Dot>(2.0 * 32);
+#endif
+    result->int8_ops_per_s = dot_ops<Int8Dot>(2.0 * 64);
 #endif
 }
 

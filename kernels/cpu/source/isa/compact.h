@@ -12,11 +12,13 @@
 #include <cstring>
 
 #include "panels.h"
+#if defined(TIERCEL_ISA_AMX)
 #include "tiles.h"
+#endif
 
 namespace tiercel::TIERCEL_ISA {
 
-// A panel's steps, each made whole before the one before it is multiplied by, so that tiles do not wait for it.
+// A panel's steps, each made whole before the one before it is multiplied by, so that products do not wait for it.
 class CompactSteps {
 public:
     // All steps between two calls of `begin` fit into the room, or four.
@@ -63,7 +65,9 @@ private:
             const uint16_t value = static_cast<uint16_t>(patch_->value);
             std::memcpy(whole + weight * 2, &value, 2);
         }
+#if defined(TIERCEL_ISA_AMX)
         stores_before_tiles();
+#endif
     }
 
     // A row of 32 weights: each word's upper byte is looked up. The table is repeated, so that what stands above a code

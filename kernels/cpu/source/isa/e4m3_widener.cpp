@@ -1,6 +1,6 @@
 #include "../isa.h"
 
-#if defined(TIERCEL_ISA_AMX)
+#if defined(TIERCEL_BF16_PRODUCTS)
 #include "e4m3_widener.h"
 
 namespace tiercel::TIERCEL_ISA::tiled {

@@ -1,5 +1,9 @@
+#include "../isa.h"
+
 #if defined(TIERCEL_ISA_AMX)
 #include "gemm_tiles.h"
+#elif defined(TIERCEL_BF16_PRODUCTS)
+#include "gemm_dots.h"
 #else
 #include "gemm.h"
 #endif
@@ -23,6 +27,19 @@ void multiply_panel(const Rows& rows, int64_t num_rows, const PartWeights& weigh
     } else {
         PlainSteps steps(weights.whole);
         multiply_tiles(rows, num_rows, steps, num_inputs / 32, continues, c, ahead, upper, lower);
+    }
+}
+
+#elif defined(TIERCEL_BF16_PRODUCTS)
+
+void multiply_panel(const Rows& rows, int64_t num_rows, const PartWeights& weights, int64_t num_inputs, bool continues,
+                    float* c, const Ahead& ahead) {
+    const Bf16Dot::Sum zeros[2] = {Bf16Dot::zero(), Bf16Dot::zero()};
+    if (weights.compact) {
+        multiply_dots<Bf16Dot>(rows, num_rows, *weights.compact, num_inputs / 32, continues, zeros, c, ahead);
+    } else {
+        PlainSteps steps(weights.whole);
+        multiply_dots<Bf16Dot>(rows, num_rows, steps, num_inputs / 32, continues, zeros, c, ahead);
     }
 }
 

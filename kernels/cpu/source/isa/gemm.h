@@ -22,7 +22,12 @@
 
 namespace tiercel::TIERCEL_ISA {
 
-inline constexpr int64_t kRows = 32;       // rows of A that are computed together
+// Rows of A that are computed together.
+#if defined(TIERCEL_ISA_AVX512) || defined(TIERCEL_ISA_AVX512BF16)
+inline constexpr int64_t kRows = 8;
+#else
+inline constexpr int64_t kRows = 32;
+#endif
 inline constexpr int64_t kBlockRows = 256; // rows of A that stay in the second cache, at most
 
 // From one row of A to the next: a cache line more than the row, since rows a power of two apart share few cache sets.

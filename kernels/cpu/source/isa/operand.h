@@ -1,4 +1,4 @@
-// What products read of activations: bf16 where tiles multiply it, else fp32, which nobody has to widen for each panel.
+// What products read of activations: bf16 where that is multiplied, else fp32, which nobody has to widen for each panel.
 #pragma once
 
 #include "../paged_kv.h"
@@ -6,7 +6,7 @@
 
 namespace tiercel::TIERCEL_ISA {
 
-#if defined(TIERCEL_ISA_AMX)
+#if defined(TIERCEL_BF16_PRODUCTS)
 using Operand = bf16;
 inline constexpr Element kOperand = Element::kBf16;
 #else

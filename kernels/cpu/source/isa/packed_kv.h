@@ -9,6 +9,9 @@
 
 namespace tiercel::TIERCEL_ISA::tiled {
 
+// Sixteen tokens' K as a right operand: [dims / 32][16 pairs of dimensions][16 tokens][2].
+void pack_keys(const KvTiles::KeyTile& rows, int64_t dims, bf16* to);
+
 class PackedSplit {
 public:
     PackedSplit() = default;
@@ -27,6 +30,8 @@ public:
     const bf16* keys(int64_t t) const { return keys_ + t * dims_; }
     // [dims / 16][16 pairs of tokens][16 dimensions][2] of tokens [t, t + kPairStep); finite beyond the split's count.
     const bf16* values(int64_t t) const { return values_ + t * dims_; }
+    // Of these, the tiles from dimension `dim` on.
+    const bf16* value_tiles(int64_t t, int64_t dim) const { return values(t) + dim / kTile * kTileWords; }
     // Of each token, if there are scales; those of values are zeros beyond the split's count.
     const float* key_factors() const { return key_factors_; }
     const float* value_factors() const { return value_factors_; }

@@ -21,26 +21,33 @@ void PagesAhead::begin(const Stretch& now, const Stretch& next) {
 
 void PagesAhead::start(const Stretch& stretch) {
     stretch_ = stretch;
-    first_ = token_ = stretch.first;
-    last_ = std::min(stretch.last, (first_ / kSplitTokens + 1) * kSplitTokens);
+    split_ = stretch.first;
     head_ = stretch.head;
-    is_value_ = false;
+    start_part(split_);
     line_ = end_ = nullptr;
+}
+
+void PagesAhead::start_part(int64_t first) {
+    first_ = token_ = first;
+    last_ = std::min(stretch_.last, (first / kPartTokens + 1) * kPartTokens);
+    is_value_ = false;
 }
 
 bool PagesAhead::next_page() {
     line_ = end_ = nullptr;
     if (token_ >= last_) {
+        const bool is_split_read = last_ == stretch_.last || last_ % kSplitTokens == 0;
         if (!is_value_) {
             is_value_ = true;
+            token_ = first_;
+        } else if (!is_split_read) {
+            start_part(last_);
         } else if (head_ + 1 < stretch_.head + stretch_.num_heads) {
             ++head_;
-            is_value_ = false;
+            start_part(split_);
         } else if (last_ < stretch_.last) {
-            first_ = last_;
-            last_ = std::min(stretch_.last, last_ + kSplitTokens);
             head_ = stretch_.head;
-            is_value_ = false;
+            start_part(split_ = last_);
         } else if (next_.blocks != nullptr) {
             start(next_);
             next_ = {};
@@ -48,7 +55,6 @@ bool PagesAhead::next_page() {
             credit_ = 0;
             return false;
         }
-        token_ = first_;
     }
     const PagedKv& kv = *stretch_.kv;
     const uint32_t size = static_cast<uint32_t>(kv.block_size), position = static_cast<uint32_t>(token_);

@@ -12,8 +12,8 @@ namespace tiercel::TIERCEL_ISA {
 
 class PagesAhead {
 public:
-    // The tokens [first, last) of some K/V heads of a row, read split by split and head by head: K, then V. Empty
-    // without blocks.
+    // The tokens [first, last) of some K/V heads of a row, read split by split, head by head and in parts of kPartTokens: K,
+    // then V. Empty without blocks.
     struct Stretch {
         const PagedKv* kv = nullptr;
         const int32_t* blocks = nullptr;
@@ -37,11 +37,18 @@ public:
     }
 
 private:
+#if defined(TIERCEL_ISA_AMX)
+    static constexpr int64_t kPartTokens = kSplitTokens;
+#else
+    static constexpr int64_t kPartTokens = 128;
+#endif
+
     void start(const Stretch& stretch);
+    void start_part(int64_t first);
     bool next_page();  // false if there is none
 
     Stretch stretch_, next_;
-    int64_t first_ = 0, last_ = 0, token_ = 0;  // of the split; the next page's
+    int64_t split_ = 0, first_ = 0, last_ = 0, token_ = 0;  // the split's start; of the part; the next page's
     int64_t head_ = 0;
     bool is_value_ = false;
     const uint8_t* line_ = nullptr;  // of the page

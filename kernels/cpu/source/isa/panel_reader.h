@@ -4,15 +4,21 @@
 #include <cstdint>
 
 #include "panels.h"
-#if defined(TIERCEL_ISA_AMX)
+#if defined(TIERCEL_BF16_PRODUCTS)
 #include "compact.h"
 #endif
 
 namespace tiercel::TIERCEL_ISA {
 
-inline constexpr int64_t kPartBytes = 1152;  // of an output's inputs, such that a panel's fit into the first cache
+// Of an output's inputs, such that a panel's fit into the first cache.
+#if defined(TIERCEL_ISA_AVX512BF16)
+inline constexpr int64_t kPartBytes = 640;
+#else
+inline constexpr int64_t kPartBytes = 1152;
+#endif
+static_assert(kPartBytes % 128 == 0, "half a part shall be whole steps");
 
-#if !defined(TIERCEL_ISA_AMX)
+#if !defined(TIERCEL_BF16_PRODUCTS)
 class CompactSteps;  // there are none
 #endif
 
@@ -27,7 +33,7 @@ class PanelReader {
 public:
     PanelReader(const PackedLinear& w, int64_t panel, [[maybe_unused]] int64_t passes)
         : w_(w), panel_(static_cast<const uint8_t*>(w.weight) + panel * panel_bytes(w))
-#if defined(TIERCEL_ISA_AMX)
+#if defined(TIERCEL_BF16_PRODUCTS)
           , compact_(w, panel, room_, passes == 1 ? CompactSteps::Room::kRing : CompactSteps::Room::kAll)
 #endif
     {}
@@ -36,7 +42,7 @@ public:
 
     PartWeights part(int64_t first_input, [[maybe_unused]] int64_t num_inputs, [[maybe_unused]] bool is_first_pass) {
         const int64_t step_inputs = w_.scales ? 64 : 32;
-#if defined(TIERCEL_ISA_AMX)
+#if defined(TIERCEL_BF16_PRODUCTS)
         if (is_compact(w_)) {
             if (!is_first_pass) return {room_, nullptr};
             compact_.begin(num_inputs / step_inputs);
@@ -49,7 +55,7 @@ public:
 private:
     const PackedLinear& w_;
     const uint8_t* const panel_;
-#if defined(TIERCEL_ISA_AMX)
+#if defined(TIERCEL_BF16_PRODUCTS)
     alignas(64) uint8_t room_[kPartBytes * kPanel];  // of a part, or of a few steps where rows pass once
     CompactSteps compact_;
 #endif

@@ -9,7 +9,7 @@
 namespace tiercel::TIERCEL_ISA {
 
 // What is added to a value, and taken off again by whoever multiplies: VNNI's first factor has no sign.
-#if defined(TIERCEL_ISA_AVX512)
+#if defined(TIERCEL_ISA_AVX512) || defined(TIERCEL_ISA_AVX512BF16)
 inline constexpr int kQuantizedZero = 128;
 #else
 inline constexpr int kQuantizedZero = 0;
@@ -54,7 +54,7 @@ struct Values {
     static Values zero() { return {_mm512_setzero_si512()}; }
     static Values load(const Operand* x, int64_t count) {
         const __mmask16 mask = count < 16 ? 0x00ff : 0xffff;
-#if defined(TIERCEL_ISA_AMX)
+#if defined(TIERCEL_BF16_PRODUCTS)
         return {_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x)), 16)};
 #else
         return {_mm512_maskz_loadu_epi32(mask, x)};

@@ -82,7 +82,7 @@ inline void rotate(float* x, const float* cos, const float* sin, int64_t head_di
 
 // silu(gate) * up for 16 of each (SwiGLU, arXiv:2002.05202).
 inline void silu_mul(const float* gate, const float* up, Operand* y) {
-#if defined(TIERCEL_ISA_AMX)
+#if defined(TIERCEL_BF16_PRODUCTS)
     // What is rounded to bf16 next, with an error of up to 2e-3, is computed to 2e-4.
     const Vec g = Vec::load(gate), t = exp2_for_bf16(g * Vec::of(-1.44269504f));
     const Vec inverse{_mm512_rcp14_ps((Vec::of(1.0f) + t).v)};

@@ -3,9 +3,9 @@
 // 2 and 3, those of WeightValues 0 and 1; 4 to 7 are operands.
 #pragma once
 
-#include "chunk_softmax.h"
 #include "packed_kv.h"
 #include "tiles.h"
+#include "wide_softmax.h"
 
 namespace tiercel::TIERCEL_ISA::tiled {
 
@@ -13,12 +13,6 @@ constexpr int64_t kChunkScores = kTile * kChunkTokens + 16;
 
 // A product starts from these: where tilezero clears a register, it waits for the product before it.
 alignas(64) inline constexpr float kZeroTile[kTile * kTile] = {};
-
-// Steps of kPairStep tokens of a chunk, [first, last).
-struct Steps {
-    int64_t first = 0, last = 0;
-    int64_t number() const { return last - first; }
-};
 
 // scores [16 columns][kChunkTokens] = Q K^T.
 class QueryKeys {

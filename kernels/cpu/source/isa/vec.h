@@ -81,7 +81,7 @@ struct Vec {
     void store(float* p) const { _mm512_storeu_ps(p, v); }
     // Round to nearest, ties to even; a NaN stays one.
     void store(bf16* p) const {
-#if defined(TIERCEL_ISA_AMX)
+#if defined(TIERCEL_BF16_PRODUCTS)
         // This instruction flushes denormals to zero, which the shifts below do not; nobody can tell in a bf16 model.
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
 #else

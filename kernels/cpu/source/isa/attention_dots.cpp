@@ -1,0 +1,199 @@
+#include "../isa.h"
+
+#if defined(TIERCEL_BF16_PRODUCTS) && !defined(TIERCEL_ISA_AMX)
+#include "attention_bf16.h"
+#include "dots.h"
+#include "wide_softmax.h"
+
+namespace tiercel::TIERCEL_ISA::tiled {
+namespace {
+
+constexpr int64_t kScratchFloats = kTile * kChunkTokens + WideSoftmax<true>::kFloats;
+
+// K and V of a split for units of few columns: each is used once, so it goes through a few kilobytes that stay in the first
+// cache.
+class StreamedKv {
+public:
+    StreamedKv(const Split& split, uint8_t* memory)
+        : split_(split), tiles_(split), dims_(padded_dims(split.kv)), rows_(reinterpret_cast<bf16*>(memory)),
+          keys_(rows_ + kTile * dims_), values_(keys_ + kPairStep * dims_),
+          key_factors_(reinterpret_cast<float*>(values_ + kPairStep * kValueDims)),
+          value_factors_(key_factors_ + kSplitTokens) {}
+    static int64_t bytes(const PagedKv& kv) {
+        return (kTile + kPairStep) * padded_dims(kv) * 2 + kPairStep * kValueDims * 2 + 2 * kSplitTokens * 4;
+    }
+    // Sums of values go through memory after so many steps.
+    static constexpr int64_t kSteps = 1;
+
+    // As those of PackedSplit; valid until the next ones are asked for.
+    const bf16* keys(int64_t t) {
+        if (is_fp8(split_.kv)) tiles_.load_factors(false, t, kPairStep, split_.score_scale, key_factors_);
+        for (int64_t i = 0; i < kPairStep / kTile; ++i)
+            pack_keys(tiles_.keys(t + i * kTile, rows_), dims_, keys_ + i * kTile * dims_);
+        return keys_;
+    }
+    const bf16* value_tiles(int64_t t, int64_t dim) {
+        tiles_.values(t, dim, values_);
+        return values_;
+    }
+    void load_value_factors(int64_t first, int64_t last) {
+        if (!is_fp8(split_.kv)) return;
+        std::fill(value_factors_ + first, value_factors_ + last, 0.0f);
+        tiles_.load_factors(true, first, last - first, 1.0f, value_factors_);
+    }
+    const float* key_factors() const { return key_factors_; }
+    const float* value_factors() const { return value_factors_; }
+
+private:
+    const Split& split_;
+    const KvTiles tiles_;
+    const int64_t dims_;
+    bf16* const rows_;              // [16 tokens] as KvTiles::keys() has them
+    bf16* const keys_;              // [2][dims / 32][16 pairs of dimensions][16 tokens][2]
+    bf16* const values_;            // [4][16 pairs of tokens][16 dimensions][2]
+    float* const key_factors_;      // [kSplitTokens]
+    float* const value_factors_;    // [kSplitTokens]
+};
+
+// For units of many columns, packed once for all of a thread's.
+class KeptKv {
+public:
+    explicit KeptKv(const PackedSplit& kv) : kv_(kv) {}
+    static constexpr int64_t kSteps = kChunkSteps;
+    const bf16* keys(int64_t t) const { return kv_.keys(t); }
+    const bf16* value_tiles(int64_t t, int64_t dim) const { return kv_.value_tiles(t, dim); }
+    void load_value_factors(int64_t, int64_t) {}
+    const float* key_factors() const { return kv_.key_factors(); }
+    const float* value_factors() const { return kv_.value_factors(); }
+
+private:
+    const PackedSplit& kv_;
+};
+
+template <bool kScaled, typename Kv>
+class DotSplit {
+public:
+    DotSplit(const Split& split, Kv kv, const bf16* queries, uint8_t* memory, const Partial& partial)
+        : split_(split), kv_(kv), queries_(reinterpret_cast<const uint8_t*>(queries)), partial_(partial),
+          dims_(padded_dims(split.kv)), scores_(reinterpret_cast<float*>(memory)),
+          softmax_(split, kv_.key_factors(), kv_.value_factors(), scores_ + kTile * kChunkTokens),
+          weights_(reinterpret_cast<bf16*>(scores_ + kScratchFloats)) {}
+
+    void run() {
+        const Pieces pieces(split_, partial_, dims_);
+        for (Piece piece = pieces.next({}); piece.is_there(); piece = pieces.next(piece)) {
+            if (!piece.all_seen) attend<true>(piece, piece.steps);
+            else if (piece.steps.number() < kChunkSteps) attend<false>(piece, piece.steps);
+            else attend<false>(piece, {0, kChunkSteps});
+        }
+    }
+
+private:
+    template <bool kMasked>
+    void attend(const Piece& piece, Steps steps) {
+        const int64_t columns = std::min(kTile, split_.columns - piece.column);
+        float* values = partial_.values + piece.column * dims_;
+        multiply_keys(piece, columns);
+        if (piece.is_first) softmax_.begin();
+        for (int64_t i = 0; i < columns; ++i) softmax_.template look_at<kMasked>(piece, steps, scores_, i);
+        if (softmax_.raise_base(piece)) scale_columns(softmax_.factors(), columns, dims_, values);
+        kv_.load_value_factors(piece.chunk + steps.first * kPairStep, piece.chunk + steps.last * kPairStep);
+        for (int64_t i = 0; i < columns; ++i) softmax_.template weigh<kMasked>(piece, steps, scores_, i, weights_);
+        for (int64_t step = steps.first; step < steps.last; step += Kv::kSteps)
+            for (int64_t dim = 0; dim < dims_; dim += kValueDims)
+                add_values(piece, columns, {step, std::min(step + Kv::kSteps, steps.last)}, dim,
+                           piece.is_first && step == steps.first, values + dim);
+        if (piece.is_last) softmax_.end(piece, partial_);
+    }
+
+    // scores [columns][kChunkTokens] = Q K^T.
+    void multiply_keys(const Piece& piece, int64_t columns) {
+        for (int64_t step = piece.steps.first; step < piece.steps.last; ++step) {
+            const auto* keys = reinterpret_cast<const uint8_t*>(kv_.keys(piece.chunk + step * kPairStep));
+            for (int64_t first = 0; first < columns; first += kDotRows)
+                with_rows(std::min<int64_t>(columns - first, kDotRows), [&](auto rows) {
+                    Dots<Bf16Dot, rows.value, 2> dots([](int, int) { return Bf16Dot::zero(); });
+                    dots.add(queries_ + (piece.column + first) * dims_ * 2, dims_ * 2, keys, kTile * dims_ * 2, dims_ / 2);
+                    float* scores = scores_ + first * kChunkTokens + step * kPairStep;
+                    dots.end([&](int i, int j, __m512 sum) { _mm512_store_ps(scores + i * kChunkTokens + j * kTile, sum); });
+                });
+        }
+    }
+
+    // values [columns][kValueDims or what is left] = or += P V.
+    void add_values(const Piece& piece, int64_t columns, Steps steps, int64_t dim, bool is_first, float* values) {
+        const auto tiles_at = [&](int64_t step) {
+            return reinterpret_cast<const uint8_t*>(kv_.value_tiles(piece.chunk + step * kPairStep, dim));
+        };
+        const uint8_t* tiles = tiles_at(steps.first);
+        const int64_t tiles_stride = kPairStep * dims_ * 2, num_tiles = std::min(dims_ - dim, kValueDims) / kTile;
+        for (int64_t first = 0; first < columns; first += kDotRows)
+            with_rows(std::min<int64_t>(columns - first, kDotRows), [&](auto rows) {
+                constexpr int kVecs = rows.value <= 4 ? 4 : 2;
+                const auto* weights = reinterpret_cast<const uint8_t*>(weights_ + first * kPairStep);
+                for (int64_t tile = 0; tile < num_tiles; tile += kVecs) {
+                    float* to = values + first * dims_ + tile * kTile;
+                    if (num_tiles - tile >= kVecs) add<rows.value, kVecs>(steps, weights, tiles, tiles_stride, tile, is_first, to);
+                    else add<rows.value, 2>(steps, weights, tiles, tiles_stride, tile, is_first, to);
+                }
+            });
+    }
+
+    template <int kRows, int kVecs>
+    void add(Steps steps, const uint8_t* weights, const uint8_t* tiles, int64_t tiles_stride, int64_t tile, bool is_first,
+             float* values) const {
+        constexpr int64_t kTileBytes = kTileWords * 2;
+        Dots<Bf16Dot, kRows, kVecs> dots([&](int i, int j) {
+            return is_first ? Bf16Dot::zero() : _mm512_load_ps(values + i * dims_ + j * kTile);
+        });
+        for (int64_t step = steps.first; step < steps.last; ++step)
+            dots.add(weights + step * kTile * kPairStep * 2, kPairStep * 2,
+                     tiles + (step - steps.first) * tiles_stride + tile * kTileBytes, kTileBytes, kPairStep / 2);
+        dots.end([&](int i, int j, __m512 sum) { _mm512_store_ps(values + i * dims_ + j * kTile, sum); });
+    }
+
+    const Split& split_;
+    Kv kv_;
+    const uint8_t* const queries_;  // [columns][dims] of bf16
+    const Partial& partial_;
+    const int64_t dims_;
+    float* const scores_;           // [16 columns][kChunkTokens]
+    WideSoftmax<kScaled> softmax_;
+    bf16* const weights_;           // [steps of a chunk][16 columns][kPairStep]
+};
+
+template <typename Kv>
+void attend_with(const Split& split, Kv kv, const uint8_t* queries, uint8_t* scratch, const Partial& partial) {
+    const bf16* words = reinterpret_cast<const bf16*>(queries);
+    if (is_fp8(split.kv)) DotSplit<true, Kv>(split, kv, words, scratch, partial).run();
+    else DotSplit<false, Kv>(split, kv, words, scratch, partial).run();
+}
+
+int64_t piece_bytes() { return kScratchFloats * 4 + kWeightWords * 2; }
+
+}  // namespace
+
+int64_t value_floats(const PagedKv& kv) { return padded_dims(kv); }
+
+int64_t query_bytes(const PagedKv& kv) { return kMaxColumns * padded_dims(kv) * 2; }
+
+int64_t scratch_bytes(const PagedKv& kv) { return piece_bytes() + StreamedKv::bytes(kv); }
+
+void put_query(const PagedKv& kv, const float* row, int64_t column, int64_t, uint8_t* queries) {
+    KvTiles::put_query(kv, row, reinterpret_cast<bf16*>(queries) + column * padded_dims(kv));
+}
+
+void attend_split(const Split& split, PackedSplits& packed, const uint8_t* queries, uint8_t* scratch,
+                  const Partial& partial) {
+    if (split.columns <= kFewColumns)
+        return attend_with(split, StreamedKv(split, scratch + piece_bytes()), queries, scratch, partial);
+    const int64_t first = split.first_seen(0), last = split.last_seen(split.columns - 1);
+    PackedSplit& kv = packed.place_of(split);
+    if (first < last) kv.fetch(split, first, last);
+    attend_with(split, KeptKv(kv), queries, scratch, partial);
+}
+
+void in_order(const PagedKv& kv, const float* from, float* to) { KvTiles::in_order(kv, from, to); }
+
+}  // namespace tiercel::TIERCEL_ISA::tiled
+#endif
