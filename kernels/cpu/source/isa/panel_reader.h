@@ -10,12 +10,7 @@
 
 namespace tiercel::TIERCEL_ISA {
 
-// Of an output's inputs, such that a panel's fit into the first cache.
-#if defined(TIERCEL_ISA_AVX512BF16)
-inline constexpr int64_t kPartBytes = 640;
-#else
-inline constexpr int64_t kPartBytes = 1152;
-#endif
+inline constexpr int64_t kPartBytes = 1152;  // of an output's inputs, such that a panel's fit into the first cache
 static_assert(kPartBytes % 128 == 0, "half a part shall be whole steps");
 
 #if !defined(TIERCEL_BF16_PRODUCTS)
