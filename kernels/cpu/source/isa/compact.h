@@ -18,7 +18,8 @@
 
 namespace tiercel::TIERCEL_ISA {
 
-// A panel's steps, each made whole before the one before it is multiplied by, so that products do not wait for it.
+// A panel's steps, each made whole before the one before it is multiplied by, or while that is, so that products do not
+// wait for it.
 class CompactSteps {
 public:
     // All steps between two calls of `begin` fit into the room, or four.
@@ -40,15 +41,15 @@ public:
         make();
     }
 
-    const uint8_t* next() {
-        if (made_ < num_steps_) make();
-        return room_ + (read_++ & mask_) * kStepBytes;
-    }
+    // Before it is called again, all parts of the step after this one are to be made.
+    const uint8_t* next() { return room_ + (read_++ & mask_) * kStepBytes; }
 
-private:
-    void make() {
-        uint8_t* const whole = room_ + (made_++ & mask_) * kStepBytes;
-        for (int64_t four = 0; four < kStepBytes / 256; ++four) {
+    static constexpr int64_t kParts = 4;
+    void make_part(int64_t part) {
+        if (made_ == num_steps_) return;
+        constexpr int64_t kFours = kStepBytes / 256 / kParts;
+        uint8_t* const whole = room_ + (made_ & mask_) * kStepBytes;
+        for (int64_t four = part * kFours; four < (part + 1) * kFours; ++four) {
             const __m512i first = _mm512_load_si512(compact_ + four * 128);
             const __m512i second = _mm512_load_si512(compact_ + four * 128 + 64);
             const __m512i codes = _mm512_load_si512(compact_ + kStepBytes / 2 + four * 64);
@@ -58,6 +59,15 @@ private:
             put(second, _mm512_slli_epi16(codes, 8), whole + four * 256 + 128);
             put(_mm512_srli_epi16(second, 8), _mm512_slli_epi16(codes, 4), whole + four * 256 + 192);
         }
+        if (part == kParts - 1) end_step(whole);
+    }
+    void make() {
+        for (int64_t part = 0; part < kParts; ++part) make_part(part);
+    }
+
+private:
+    void end_step(uint8_t* whole) {
+        ++made_;
         compact_ += kCompactStepBytes;
         first_weight_ += kStepBytes / 2;
         for (; patch_ < last_patch_ && patch_->weight < first_weight_; ++patch_) {

@@ -16,6 +16,9 @@ void multiply_dots(const Rows& rows, Steps& steps, int64_t num_steps, bool conti
     const auto* a = static_cast<const uint8_t*>(rows.data);
     Dots<Dot, kCount, 2> dots([&](int i, int j) { return continues ? Dot::load(c + i * kPanel + j * 16) : first[j]; });
     const StepsAhead weights(ahead);
+    if (ahead.output.data)
+        for (int i = 0; i < kCount; ++i)
+            for (int j = 0; j < 2; ++j) __builtin_prefetch(ahead.output.data + i * ahead.output.stride + j * 16, 1);
     constexpr int64_t kQuarter = 4;  // of a step's dwords
     for (int64_t step = 0; step < num_steps; ++step, a += 64) {
         const uint8_t* panel = steps.next();
@@ -23,6 +26,7 @@ void multiply_dots(const Rows& rows, Steps& steps, int64_t num_steps, bool conti
 #pragma GCC unroll 4
         for (int64_t k = 0; k < 4; ++k) {
             dots.add(a + k * kQuarter * 4, rows.stride_bytes, panel + k * kQuarter * 64, kStepBytes / 2, kQuarter);
+            steps.make_part(k);
             if (k < 3) weights.part();
         }
     }

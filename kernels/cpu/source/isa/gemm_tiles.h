@@ -23,6 +23,7 @@ void multiply_tiles(const Rows& rows, int64_t num_rows, Steps& steps, int64_t nu
     if (num_rows <= 16) {
         for (int64_t step = 0; step < num_steps; ++step) {
             const uint8_t* panel = steps.next();
+            steps.make();
             weights.begin_step();
             _tile_loadd(4, a + 64 * step, stride);
             weights.part();
@@ -45,6 +46,7 @@ void multiply_tiles(const Rows& rows, int64_t num_rows, Steps& steps, int64_t nu
         int64_t rows_left = output ? num_rows : 0;
         for (int64_t step = 0; step < num_steps; ++step) {
             const uint8_t* panel = steps.next();
+            steps.make();
             weights.begin_step();
             for (int64_t row = std::min(rows_per_step, rows_left); row > 0; --row, output += ahead.output.stride) {
                 __builtin_prefetch(output, 1);

@@ -44,6 +44,8 @@ public:
         next_ += kStepBytes;
         return step;
     }
+    void make_part(int64_t) {}
+    void make() {}
 
 private:
     const uint8_t* next_;
