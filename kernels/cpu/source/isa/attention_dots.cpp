@@ -22,14 +22,18 @@ public:
     static int64_t bytes(const PagedKv& kv) {
         return (kTile + kPairStep) * padded_dims(kv) * 2 + kPairStep * kValueDims * 2 + 2 * kSplitTokens * 4;
     }
-    // Sums of values go through memory after so many steps.
-    static constexpr int64_t kSteps = 1;
+    static constexpr bool kIsStreamed = true;
+
+    KvTiles::KeyTile key_rows(int64_t t) {
+        if (is_fp8(split_.kv)) tiles_.load_factors(false, t, kTile, split_.score_scale, key_factors_);
+        return tiles_.keys(t, rows_);
+    }
+    const uint8_t* value_rows(int64_t t) const { return tiles_.values_in_place(t); }
 
     // As those of PackedSplit; valid until the next ones are asked for.
     const bf16* keys(int64_t t) {
-        if (is_fp8(split_.kv)) tiles_.load_factors(false, t, kPairStep, split_.score_scale, key_factors_);
         for (int64_t i = 0; i < kPairStep / kTile; ++i)
-            pack_keys(tiles_.keys(t + i * kTile, rows_), dims_, keys_ + i * kTile * dims_);
+            pack_keys(key_rows(t + i * kTile), dims_, keys_ + i * kTile * dims_);
         return keys_;
     }
     const bf16* value_tiles(int64_t t, int64_t dim) {
@@ -59,7 +63,7 @@ private:
 class KeptKv {
 public:
     explicit KeptKv(const PackedSplit& kv) : kv_(kv) {}
-    static constexpr int64_t kSteps = kChunkSteps;
+    static constexpr bool kIsStreamed = false;
     const bf16* keys(int64_t t) const { return kv_.keys(t); }
     const bf16* value_tiles(int64_t t, int64_t dim) const { return kv_.value_tiles(t, dim); }
     void load_value_factors(int64_t, int64_t) {}
@@ -93,16 +97,24 @@ private:
     void attend(const Piece& piece, Steps steps) {
         const int64_t columns = std::min(kTile, split_.columns - piece.column);
         float* values = partial_.values + piece.column * dims_;
-        multiply_keys(piece, columns);
+        if constexpr (Kv::kIsStreamed) {
+            if (columns <= kDotRows) with_rows(columns, [&](auto rows) { multiply_rows_of_keys<rows.value>(piece); });
+            else multiply_keys(piece, columns);
+        } else {
+            multiply_keys(piece, columns);
+        }
         if (piece.is_first) softmax_.begin();
         for (int64_t i = 0; i < columns; ++i) softmax_.template look_at<kMasked>(piece, steps, scores_, i);
         if (softmax_.raise_base(piece)) scale_columns(softmax_.factors(), columns, dims_, values);
         kv_.load_value_factors(piece.chunk + steps.first * kPairStep, piece.chunk + steps.last * kPairStep);
         for (int64_t i = 0; i < columns; ++i) softmax_.template weigh<kMasked>(piece, steps, scores_, i, weights_);
-        for (int64_t step = steps.first; step < steps.last; step += Kv::kSteps)
+        if constexpr (Kv::kIsStreamed) {
+            for (int64_t step = steps.first; step < steps.last; ++step)
+                add_step(piece, columns, step, piece.is_first && step == steps.first, values);
+        } else {
             for (int64_t dim = 0; dim < dims_; dim += kValueDims)
-                add_values(piece, columns, {step, std::min(step + Kv::kSteps, steps.last)}, dim,
-                           piece.is_first && step == steps.first, values + dim);
+                add_values(piece, columns, steps, dim, piece.is_first, values + dim);
+        }
         if (piece.is_last) softmax_.end(piece, partial_);
     }
 
@@ -118,6 +130,73 @@ private:
                     dots.end([&](int i, int j, __m512 sum) { _mm512_store_ps(scores + i * kChunkTokens + j * kTile, sum); });
                 });
         }
+    }
+
+    // The same for a few columns, of K that is turned around in registers.
+    template <int kRows>
+    void multiply_rows_of_keys(const Piece& piece) {
+        for (int64_t t = piece.steps.first * kPairStep; t < piece.steps.last * kPairStep; t += kTile) {
+            const KvTiles::KeyTile tile = kv_.key_rows(piece.chunk + t);
+            const uint8_t* queries = queries_ + piece.column * dims_ * 2;
+            Dots<Bf16Dot, kRows, 1> dots([](int, int) { return Bf16Dot::zero(); });
+            for (int64_t step = 0; step < dims_ / 32; ++step, queries += kPairStep * 2) {
+                const auto* row = reinterpret_cast<const uint8_t*>(tile.data + step * tile.step_words);
+                __m512i pairs[kTile];
+                for (int i = 0; i < kTile; ++i) pairs[i] = _mm512_loadu_si512(row + i * tile.stride_bytes);
+                transpose16(pairs);
+#pragma GCC unroll 16
+                for (int i = 0; i < kTile; ++i) dots.add_dword(queries + i * 4, dims_ * 2, {pairs[i]});
+            }
+            dots.end([&](int i, int, __m512 sum) { _mm512_store_ps(scores_ + i * kChunkTokens + t, sum); });
+        }
+    }
+
+    // values [columns][dims] = or += P V of a step's tokens.
+    void add_step(const Piece& piece, int64_t columns, int64_t step, bool is_first, float* values) {
+        const int64_t t = piece.chunk + step * kPairStep;
+        const uint8_t* first_rows = kv_.value_rows(t);
+        const uint8_t* last_rows = first_rows ? kv_.value_rows(t + kTile) : nullptr;
+        if (last_rows == nullptr) {
+            for (int64_t dim = 0; dim < dims_; dim += kValueDims)
+                add_values(piece, columns, {step, step + 1}, dim, is_first, values + dim);
+            return;
+        }
+        const auto* weights = reinterpret_cast<const uint8_t*>(weights_ + step * kTile * kPairStep);
+        for (int64_t first = 0; first < columns; first += kDotRows)
+            with_rows(std::min<int64_t>(columns - first, kDotRows), [&](auto rows) {
+                float* to = values + first * dims_;
+                const uint8_t* from = weights + first * kPairStep * 2;
+                int64_t dim = 0;
+                if constexpr (rows.value <= 4)
+                    for (; dim + 64 <= dims_; dim += 64)
+                        add_rows<rows.value, 2>(first_rows, last_rows, dim, from, is_first, to + dim);
+                for (; dim < dims_; dim += 32)
+                    add_rows<rows.value, 1>(first_rows, last_rows, dim, from, is_first, to + dim);
+            });
+    }
+
+    // The same of 32 kVecs dimensions, of rows of V whose pairs are put side by side in registers.
+    template <int kRows, int kVecs>
+    void add_rows(const uint8_t* first_rows, const uint8_t* last_rows, int64_t dim, const uint8_t* weights, bool is_first,
+                  float* values) const {
+        Dots<Bf16Dot, kRows, 2 * kVecs> dots([&](int i, int j) {
+            return is_first ? Bf16Dot::zero() : _mm512_load_ps(values + i * dims_ + j * kTile);
+        });
+        for (const uint8_t* rows : {first_rows, last_rows}) {
+            const uint8_t* row = rows + dim * 2;
+#pragma GCC unroll 2
+            for (int64_t i = 0; i < kTile; i += 2, row += dims_ * 4, weights += 4) {
+                std::array<__m512i, 2 * kVecs> pairs;
+#pragma GCC unroll 2
+                for (int j = 0; j < kVecs; ++j) {
+                    const __m512i even = _mm512_loadu_si512(row + j * 64), odd = _mm512_loadu_si512(row + dims_ * 2 + j * 64);
+                    pairs[2 * j] = _mm512_unpacklo_epi16(even, odd);
+                    pairs[2 * j + 1] = _mm512_unpackhi_epi16(even, odd);
+                }
+                dots.add_dword(weights, kPairStep * 2, pairs);
+            }
+        }
+        dots.end([&](int i, int j, __m512 sum) { _mm512_store_ps(values + i * dims_ + j * kTile, sum); });
     }
 
     // values [columns][kValueDims or what is left] = or += P V.

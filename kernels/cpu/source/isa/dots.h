@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -47,17 +48,21 @@ struct Dots {
     // Row i of a begins `a_stride` bytes after the one before, vector j of b's dwords `b_stride`.
     void add(const uint8_t* a, int64_t a_stride, const uint8_t* b, int64_t b_stride, int64_t dwords) {
         for (int64_t k = 0; k < dwords; ++k) {
-            __m512i right[kVecs];
+            std::array<__m512i, kVecs> right;
 #pragma GCC unroll 4
             for (int j = 0; j < kVecs; ++j) right[j] = _mm512_loadu_si512(b + j * b_stride + k * 64);
+            add_dword(a + k * 4, a_stride, right);
+        }
+    }
+    // One dword of each row, times the next ones of b's vectors.
+    void add_dword(const uint8_t* a, int64_t a_stride, const std::array<__m512i, kVecs>& right) {
 #pragma GCC unroll 8
-            for (int i = 0; i < kRows; ++i) {
-                int32_t dword;
-                std::memcpy(&dword, a + i * a_stride + k * 4, 4);
-                const __m512i left = _mm512_set1_epi32(dword);
+        for (int i = 0; i < kRows; ++i) {
+            int32_t dword;
+            std::memcpy(&dword, a + i * a_stride, 4);
+            const __m512i left = _mm512_set1_epi32(dword);
 #pragma GCC unroll 4
-                for (int j = 0; j < kVecs; ++j) sums[i][j] = Dot::added(sums[i][j], left, right[j]);
-            }
+            for (int j = 0; j < kVecs; ++j) sums[i][j] = Dot::added(sums[i][j], left, right[j]);
         }
     }
     template <typename Done>

@@ -138,6 +138,14 @@ KvTiles::KeyTile KvTiles::keys(int64_t t, bf16* room) const {
     return {room, 64, kTileWords};
 }
 
+const uint8_t* KvTiles::values_in_place(int64_t t) const {
+    if (!in_place_ || t + kTile > split_.count) return nullptr;
+    split_.ahead->advance(kTile * token_bytes_);
+    const uint8_t* rows[1 + 7];
+    find_rows(true, t, 1, rows);
+    return rows[0];
+}
+
 void KvTiles::values(int64_t t, int64_t dim, bf16* to) const {
     const int64_t count = split_.kv.head_dim;
     const uint8_t* rows[kPairStep + 7];

@@ -34,6 +34,10 @@ public:
     // `room`, [dims / 32][kTile][32]; what is beyond the split's count is anything.
     KeyTile keys(int64_t t, bf16* room) const;
 
+    // The rows of V of tokens [t, t + kTile) where they lie, each padded_dims() of bf16 behind the one before; null where they
+    // have to be made.
+    const uint8_t* values_in_place(int64_t t) const;
+
     // The tokens [t, t + kPairStep) and the dimensions [dim, dim + kValueDims), t in steps of kPairStep: four tiles, one
     // behind the other; finite numbers beyond the split's count.
     void values(int64_t t, int64_t dim, bf16* to) const;

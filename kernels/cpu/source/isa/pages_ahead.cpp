@@ -5,8 +5,12 @@
 namespace tiercel::TIERCEL_ISA {
 namespace {
 
-// As much as memory delivers in twice its latency or so.
+// As much as memory delivers in once or twice its latency.
+#if defined(TIERCEL_ISA_AMX)
 constexpr int64_t kBytesAhead = 16384;
+#else
+constexpr int64_t kBytesAhead = 6144;
+#endif
 
 }  // namespace
 
