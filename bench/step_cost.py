@@ -41,7 +41,7 @@ class Cost:
 
 
 def bytes_per_weight(dtype: str, isa: str) -> float:
-    """As the native decoder keeps weights of bf16, fp16, fp32 or int8: where products are of bf16, their weights are coded in 12 bits."""
+    """As the native decoder keeps weights of bf16, fp16, fp32 or int8: bf16 in 12 bits where products are of bf16."""
     if dtype == "bf16" and isa in BF16_ISAS:
         return 1.5
     return {"int8": 1, "bf16": 2, "fp16": 2, "fp32": 4}[dtype]

@@ -1,7 +1,7 @@
 """A whole decoder on the CPU as two calls: the layers, and the projection to the vocabulary.
 
 Weights are bfloat16 and widened in registers, or int8 with a scale for each output; the residual stream, the norms,
-RoPE and the softmax are fp32; what products read is rounded to bfloat16 where AMX multiplies it, and to int8 with a
+RoPE and the softmax are fp32; what products read is rounded to bfloat16 where that is multiplied, and to int8 with a
 scale for each token where the weights are int8. A token's result does not depend on which others are computed with it.
 """
 

@@ -5,7 +5,7 @@ import torch
 
 from bench.products import product
 from kernels.cpu.compact import CompactWeight, compact
-from kernels.cpu.library import load_kernels
+from kernels.cpu.library import BF16_ISAS, ISAS, load_kernels
 from kernels.cpu.packing import PANEL, pack_weight, padded
 
 STEP = 1024
@@ -71,17 +71,21 @@ def test_a_weight_of_too_many_exponents_is_left_as_it_is() -> None:
     assert compact(pack_weight(weight), 256 * PANEL) is None
 
 
-@pytest.mark.skipif(load_kernels().isa != "amx", reason="only AMX multiplies by weights in 12 bits")
+CODED = [isa for isa in ISAS[ISAS.index(load_kernels().isa) :] if isa in BF16_ISAS]
+
+
+@pytest.mark.skipif(not CODED, reason="only AMX and AVX-512 with BF16 multiply by weights in 12 bits")
+@pytest.mark.parametrize("isa", CODED)
 @pytest.mark.parametrize("kind", ["normal", "pruned", "with_rare_ones"])
 @pytest.mark.parametrize(("outputs", "inputs"), [(32, 32), (96, 576), (331, 1000), (64, 3072)])
-def test_products_are_those_of_whole_weights_to_the_bit(kind: str, outputs: int, inputs: int) -> None:
+def test_products_are_those_of_whole_weights_to_the_bit(isa: str, kind: str, outputs: int, inputs: int) -> None:
     weight = KINDS[kind](outputs, inputs).bfloat16()
     # More panels, of any exponents, keep a weight from being coded.
     spread = 2.0 ** torch.randint(-60, 60, (padded(outputs), inputs), generator=torch.Generator().manual_seed(2))
     filled = torch.cat((weight, torch.zeros(padded(outputs) - outputs, inputs)))
     wide = torch.cat((filled, spread)).bfloat16()
     assert compact(pack_weight(wide), padded(inputs) * PANEL) is None
-    coded, plain = (product(load_kernels(), each, int8=False) for each in (weight, wide))
-    for num_rows in (1, 16, 17, 32, 33, 64, 96, 97, 256, 300):
+    coded, plain = (product(load_kernels(isa), each, int8=False) for each in (weight, wide))
+    for num_rows in (1, 3, 8, 9, 16, 17, 32, 33, 64, 96, 97, 256, 300):
         rows = torch.randn(num_rows, inputs, generator=torch.Generator().manual_seed(num_rows))
         assert torch.equal(coded(rows), plain(rows)[:, :outputs]), num_rows

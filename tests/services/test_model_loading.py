@@ -68,7 +68,7 @@ def test_int8_weights_take_half_the_memory_and_have_a_namespace_of_their_own(tmp
     rounded, plain = (engine_of(checkpoint, weights, Dtype.BF16).facts for weights in (Weights.INT8, Weights.AUTO))
     assert (rounded.weights, rounded.dtype) == ("int8", "bf16")
     assert (plain.weights, plain.dtype) == ("bf16", "bf16")
-    # With AMX, weights of bf16 take 12 bits.
+    # Where products are of bf16, weights of bf16 take 12 bits.
     whole = engine_of(checkpoint, Weights.AUTO, Dtype.BF16, cpu_kernels=CpuKernels.AVX2).facts
     assert 0.5 < rounded.weight_bytes / whole.weight_bytes < 0.56
     assert rounded.namespace != plain.namespace

@@ -11,7 +11,8 @@ namespace tiercel::TIERCEL_ISA {
 
 constexpr int64_t kMaxHeadDim = 512;
 
-// What to prepare a step's AttnWork with. `exact`: products and sums in fp32; else in bf16 and fp32 where there is AMX.
+// What to prepare a step's AttnWork with. `exact`: products and sums in fp32; else of bf16, with sums in fp32, where the
+// instruction set has them.
 AttnShape attention_shape(const PagedKv& kv, int64_t num_heads, bool exact);
 
 // Cast, or quantise as kernels/kv_codec/e4m3.py says, and store tokens [first, last) of a layer. Any thread, no

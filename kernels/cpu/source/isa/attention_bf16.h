@@ -1,6 +1,6 @@
-// A split with products of bf16, in AMX tiles (attention_tiles.cpp) or in vectors (attention_dots.cpp); sums and softmax in
-// fp32. Q, K and the softmax's weights are rounded to bf16; bf16 and FP8 elements are so exactly, and the scales of FP8 go
-// to the scores and the weights.
+// A split with products of bf16, in AMX tiles (attention_tiles.cpp) or in vectors (attention_dots.cpp); sums and softmax
+// in fp32. Q, K and the softmax's weights are rounded to bf16; bf16 and FP8 elements are so exactly, and the scales of
+// FP8 go to the scores and the weights.
 #pragma once
 
 #include "attention_split.h"

@@ -10,8 +10,8 @@ namespace {
 
 constexpr int64_t kScratchFloats = kTile * kChunkTokens + WideSoftmax<true>::kFloats;
 
-// K and V of a split for units of few columns: each is used once, so it goes through a few kilobytes that stay in the first
-// cache.
+// K and V of a split for units of few columns: each is used once, so it goes through registers or a few kilobytes that
+// stay in the first cache.
 class StreamedKv {
 public:
     StreamedKv(const Split& split, uint8_t* memory)
@@ -125,9 +125,12 @@ private:
             for (int64_t first = 0; first < columns; first += kDotRows)
                 with_rows(std::min<int64_t>(columns - first, kDotRows), [&](auto rows) {
                     Dots<Bf16Dot, rows.value, 2> dots([](int, int) { return Bf16Dot::zero(); });
-                    dots.add(queries_ + (piece.column + first) * dims_ * 2, dims_ * 2, keys, kTile * dims_ * 2, dims_ / 2);
+                    const uint8_t* queries = queries_ + (piece.column + first) * dims_ * 2;
+                    dots.add(queries, dims_ * 2, keys, kTile * dims_ * 2, dims_ / 2);
                     float* scores = scores_ + first * kChunkTokens + step * kPairStep;
-                    dots.end([&](int i, int j, __m512 sum) { _mm512_store_ps(scores + i * kChunkTokens + j * kTile, sum); });
+                    dots.end([&](int i, int j, __m512 sum) {
+                        _mm512_store_ps(scores + i * kChunkTokens + j * kTile, sum);
+                    });
                 });
         }
     }
@@ -177,8 +180,8 @@ private:
 
     // The same of 32 kVecs dimensions, of rows of V whose pairs are put side by side in registers.
     template <int kRows, int kVecs>
-    void add_rows(const uint8_t* first_rows, const uint8_t* last_rows, int64_t dim, const uint8_t* weights, bool is_first,
-                  float* values) const {
+    void add_rows(const uint8_t* first_rows, const uint8_t* last_rows, int64_t dim, const uint8_t* weights,
+                  bool is_first, float* values) const {
         Dots<Bf16Dot, kRows, 2 * kVecs> dots([&](int i, int j) {
             return is_first ? Bf16Dot::zero() : _mm512_load_ps(values + i * dims_ + j * kTile);
         });
@@ -189,7 +192,8 @@ private:
                 std::array<__m512i, 2 * kVecs> pairs;
 #pragma GCC unroll 2
                 for (int j = 0; j < kVecs; ++j) {
-                    const __m512i even = _mm512_loadu_si512(row + j * 64), odd = _mm512_loadu_si512(row + dims_ * 2 + j * 64);
+                    const __m512i even = _mm512_loadu_si512(row + j * 64);
+                    const __m512i odd = _mm512_loadu_si512(row + dims_ * 2 + j * 64);
                     pairs[2 * j] = _mm512_unpacklo_epi16(even, odd);
                     pairs[2 * j + 1] = _mm512_unpackhi_epi16(even, odd);
                 }
@@ -205,29 +209,27 @@ private:
             return reinterpret_cast<const uint8_t*>(kv_.value_tiles(piece.chunk + step * kPairStep, dim));
         };
         const uint8_t* tiles = tiles_at(steps.first);
-        const int64_t tiles_stride = kPairStep * dims_ * 2, num_tiles = std::min(dims_ - dim, kValueDims) / kTile;
+        const int64_t num_tiles = std::min(dims_ - dim, kValueDims) / kTile;
         for (int64_t first = 0; first < columns; first += kDotRows)
             with_rows(std::min<int64_t>(columns - first, kDotRows), [&](auto rows) {
                 constexpr int kVecs = rows.value <= 4 ? 4 : 2;
                 const auto* weights = reinterpret_cast<const uint8_t*>(weights_ + first * kPairStep);
                 for (int64_t tile = 0; tile < num_tiles; tile += kVecs) {
+                    const uint8_t* from = tiles + tile * kTileWords * 2;
                     float* to = values + first * dims_ + tile * kTile;
-                    if (num_tiles - tile >= kVecs) add<rows.value, kVecs>(steps, weights, tiles, tiles_stride, tile, is_first, to);
-                    else add<rows.value, 2>(steps, weights, tiles, tiles_stride, tile, is_first, to);
+                    if (num_tiles - tile >= kVecs) add<rows.value, kVecs>(steps, weights, from, is_first, to);
+                    else add<rows.value, 2>(steps, weights, from, is_first, to);
                 }
             });
     }
 
     template <int kRows, int kVecs>
-    void add(Steps steps, const uint8_t* weights, const uint8_t* tiles, int64_t tiles_stride, int64_t tile, bool is_first,
-             float* values) const {
-        constexpr int64_t kTileBytes = kTileWords * 2;
+    void add(Steps steps, const uint8_t* weights, const uint8_t* tiles, bool is_first, float* values) const {
         Dots<Bf16Dot, kRows, kVecs> dots([&](int i, int j) {
             return is_first ? Bf16Dot::zero() : _mm512_load_ps(values + i * dims_ + j * kTile);
         });
-        for (int64_t step = steps.first; step < steps.last; ++step)
-            dots.add(weights + step * kTile * kPairStep * 2, kPairStep * 2,
-                     tiles + (step - steps.first) * tiles_stride + tile * kTileBytes, kTileBytes, kPairStep / 2);
+        for (int64_t step = steps.first; step < steps.last; ++step, tiles += kPairStep * dims_ * 2)
+            dots.add(weights + step * kTile * kPairStep * 2, kPairStep * 2, tiles, kTileWords * 2, kPairStep / 2);
         dots.end([&](int i, int j, __m512 sum) { _mm512_store_ps(values + i * dims_ + j * kTile, sum); });
     }
 

@@ -1,4 +1,4 @@
-// What the ways to compute a split's softmax with AMX have in common, so that both give the same bits.
+// What the ways to compute a split's softmax beside products of bf16 have in common, so that both give the same bits.
 //
 // Scores are weighed by chunks of tokens, relative to a base: the column's highest score so far, or one that is lower by up
 // to kHeadroom. A base that is raised costs a pass over what has been added up (online softmax, arXiv:1805.02867), so it

@@ -1,5 +1,5 @@
-// Sums of dot products within dwords, two of bf16 or four of int8: rows of a left factor times vectors of a right one whose
-// lanes are outputs. Each sum is one chain in the order of the dwords, however many rows and vectors there are.
+// Sums of dot products within dwords, two of bf16 or four of int8: rows of a left factor times vectors of a right one
+// whose lanes are outputs. Each sum is one chain in the order of the dwords, however many rows and vectors there are.
 #pragma once
 
 #include <immintrin.h>

@@ -8,7 +8,7 @@
 namespace tiercel::TIERCEL_ISA::tiled {
 
 // Exactly. Nearly all codes are an affine map of their bits (gf2p8affineqb): the exponent's upper bits are copies of its
-// first or of its inverse. Denormals and NaN are not, and AMX takes denormals of bf16 for zero, so that no sum of bits
+// first or of its inverse. Denormals and NaN are not, and products take denormals of bf16 for zero, so that no sum of bits
 // would do for them either: who meets one takes the bytes from a table.
 class E4m3Widener {
 public:

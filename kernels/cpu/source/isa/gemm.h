@@ -3,8 +3,8 @@
 //
 // W [outputs, inputs] is stored as panels of 32 outputs. A panel is a run of steps over 32 inputs (64 of int8); a step is
 // two tiles of 16 outputs; a tile is 16 rows, one for each pair of inputs (four of int8), of 16 outputs times those. That
-// is what an AMX tile multiplies by, what widens to two fp32 vectors, of the even and the odd inputs, with a shift and a
-// mask, and what VNNI's sums of four products read.
+// is what an AMX tile multiplies by, a row of it what a dot product of bf16 in vectors does and what VNNI's sums of four
+// products read, and what widens to two fp32 vectors, of the even and the odd inputs, with a shift and a mask.
 //
 // A result does not depend, to the bit, on how many rows are computed with it: each is one chain of sums in the order
 // of the inputs, on whichever path, or a sum of integers.

@@ -1,5 +1,5 @@
-// One panel's products by dot products in vectors, whatever their values: a step is 64 bytes of each row and two tiles of
-// the panel.
+// One panel's products by dot products in vectors, whatever their values: a step is 64 bytes of each row and two tiles
+// of the panel.
 #pragma once
 
 #include "dots.h"
@@ -11,8 +11,8 @@ static_assert(kRows == kDotRows);
 
 // `first` are the panel's sums before any product, where it does not continue.
 template <typename Dot, int kCount, typename Steps>
-void multiply_dots(const Rows& rows, Steps& steps, int64_t num_steps, bool continues, const typename Dot::Sum (&first)[2],
-                   float* c, const Ahead& ahead) {
+void multiply_dots(const Rows& rows, Steps& steps, int64_t num_steps, bool continues,
+                   const typename Dot::Sum (&first)[2], float* c, const Ahead& ahead) {
     const auto* a = static_cast<const uint8_t*>(rows.data);
     Dots<Dot, kCount, 2> dots([&](int i, int j) { return continues ? Dot::load(c + i * kPanel + j * 16) : first[j]; });
     const StepsAhead weights(ahead);

@@ -1,5 +1,5 @@
-// K and V of a split as AMX takes them: sixteen rows of K as a left operand, sixteen pairs of rows of V as right
-// operands, for 64 dimensions at a time.
+// K and V of a split as products of bf16 take them: sixteen rows of K as a left operand, sixteen pairs of rows of V as
+// right operands, for 64 dimensions at a time.
 //
 // What has to be widened is widened by instructions that work within 128-bit lanes, so dimensions come out in another
 // order: Q is laid out in that of K's, and in_order() puts right what V's have made.
@@ -34,8 +34,8 @@ public:
     // `room`, [dims / 32][kTile][32]; what is beyond the split's count is anything.
     KeyTile keys(int64_t t, bf16* room) const;
 
-    // The rows of V of tokens [t, t + kTile) where they lie, each padded_dims() of bf16 behind the one before; null where they
-    // have to be made.
+    // The rows of V of tokens [t, t + kTile) where they lie, each padded_dims() of bf16 behind the one before; null where
+    // they have to be made.
     const uint8_t* values_in_place(int64_t t) const;
 
     // The tokens [t, t + kPairStep) and the dimensions [dim, dim + kValueDims), t in steps of kPairStep: four tiles, one

@@ -5,8 +5,8 @@
 
 namespace tiercel::TIERCEL_ISA {
 
-// Weights are asked for at the pace at which they are multiplied by; many lines not at once but between products, since a line
-// that waits to be asked for holds up the loads behind it.
+// Weights are asked for at the pace at which they are multiplied by; many lines not at once but between products, since
+// a line that waits to be asked for holds up the loads behind it.
 class StepsAhead {
 public:
     explicit StepsAhead(const Ahead& ahead)

@@ -1,5 +1,5 @@
-// A split of several columns, in pieces of sixteen columns and a chunk of tokens, whose scores lie in rows, a row per column:
-// what goes along tokens is a vector, and the softmax's weights are a left operand as they come.
+// A split in pieces of sixteen columns and a chunk of tokens, whose scores lie in rows, a row per column: what goes along
+// tokens is a vector, and the softmax's weights are a left operand as they come.
 #pragma once
 
 #include "attention_split.h"
@@ -141,7 +141,8 @@ public:
         };
         for (int64_t step = steps.first; step < steps.last; ++step) {
             const Vec lower = weight(step * kPairStep), upper = weight(step * kPairStep + kTile);
-            _mm512_store_si512(weights + (step * kTile + i) * kPairStep, (__m512i)_mm512_cvtne2ps_pbh(upper.v, lower.v));
+            const __m512i words = (__m512i)_mm512_cvtne2ps_pbh(upper.v, lower.v);
+            _mm512_store_si512(weights + (step * kTile + i) * kPairStep, words);
         }
         sum.store(sums_ + i * kTile);
     }
