@@ -31,7 +31,8 @@ def test_the_roofline_reads_all_weights_once_and_the_blocks_of_every_sequence(tm
         return 1e9
 
     weights = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128) + 256 * 64
-    for name, isa, size in (("bf16", "avx512", 2), ("bf16", "avx512bf16", 1.5), ("bf16", "amx", 1.5), ("int8", "amx", 1)):
+    sizes = (("bf16", "avx512", 2), ("bf16", "avx512bf16", 1.5), ("bf16", "amx", 1.5), ("int8", "amx", 1))
+    for name, isa, size in sizes:
         roofline = Roofline(tiny_config(tmp_path), isa, rate)
         worker = SimpleNamespace(weights=name, block_bytes=1600, block_size_tokens=16)
         step_ms = roofline.step_ms(cast(WorkerStatus, worker), 4, 100)
