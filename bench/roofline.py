@@ -4,9 +4,9 @@
 
 The roofline of a step is the larger of two times: its bytes (all weights once, the K and V that it reads) over the
 rate at which as many bytes are streamed again and again, much of which the last cache may hold, and its multiplications
-over the rate of tiles in registers, of int8 or bf16 (of fp32 where there are no tiles). All ceilings are measured in
-the same run. A step is the whole forward pass without sampling, its logits included; native and torch steps take turns,
-and the table shows the least over rounds, which other work disturbs least.
+over the rate of products in registers, AMX tiles or dot products in vectors, of int8 or bf16 (of fp32 where there are
+none). All ceilings are measured in the same run. A step is the whole forward pass without sampling, its logits
+included; native and torch steps take turns, and the table shows the least over rounds, which other work disturbs least.
 """
 
 import json
@@ -44,7 +44,7 @@ class Measured:
     read_share: float
     """Of the streaming rate."""
     arithmetic_share: float
-    """Of the rate of tiles."""
+    """Of the rate of products in registers."""
 
 
 @torch.inference_mode()
@@ -96,7 +96,7 @@ def main(shape: str, kv_dtype: str, weights: str, rounds: int, threads: int, as_
         return
     click.echo(
         f"{kernels.isa}: reads {ceilings.read_bytes_per_s / 1e9:.1f} GB/s (of 1 GiB), copies "
-        f"{ceilings.copy_bytes_per_s / 1e9:.1f} GB/s, fp32 {ceilings.fp32_flops_per_s / 1e12:.2f} TFLOP/s, bf16 tiles "
+        f"{ceilings.copy_bytes_per_s / 1e9:.1f} GB/s, fp32 {ceilings.fp32_flops_per_s / 1e12:.2f} TFLOP/s, bf16 "
         f"{ceilings.bf16_flops_per_s / 1e12:.2f} TFLOP/s, int8 {ceilings.int8_ops_per_s / 1e12:.2f} TOP/s"
     )
     table = Table(

@@ -62,5 +62,5 @@ def _coded(lower: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """Values of whole steps."""
     lower = lower.view(-1, 2, 32).transpose(1, 2)
     first, second, third, fourth = codes.view(-1, 4, 32).unbind(1)
-    pairs = torch.stack((third | fourth << 4, first | second << 4), dim=2)
+    pairs = torch.stack((second | fourth << 4, first | third << 4), dim=2)
     return torch.cat((lower.reshape(-1, _STEP), pairs.view(-1, _STEP // 2)), dim=1).view(-1)

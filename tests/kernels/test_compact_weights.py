@@ -46,7 +46,7 @@ def whole(coded: CompactWeight, panel_size: int) -> torch.Tensor:
     steps = coded.values.view(-1, STEP // 2 * 3)
     lower = steps[:, :STEP].reshape(-1, 32, 2).transpose(1, 2).reshape(-1).int()
     pairs = steps[:, STEP:].reshape(-1, 32, 2)
-    codes = torch.stack((pairs[..., 1] & 15, pairs[..., 1] >> 4, pairs[..., 0] & 15, pairs[..., 0] >> 4), dim=1)
+    codes = torch.stack((pairs[..., 1] & 15, pairs[..., 0] & 15, pairs[..., 1] >> 4, pairs[..., 0] >> 4), dim=1)
     bits = coded.upper_bytes[codes.reshape(-1).int()].int() << 8 | lower
     starts = coded.patch_starts.tolist()
     for panel in range(len(starts) - 1):

@@ -4,7 +4,7 @@
 // deliver the quarter that is saved. The few with another upper byte are patched.
 //
 // A step is 1024 lower bytes, those of two rows of a tile in turn, then 512 bytes of codes: those of four rows are 32
-// words of four, of the third row, the fourth, the first and the second.
+// words of four, of the second row, the fourth, the first and the third.
 #pragma once
 
 #include <immintrin.h>
@@ -53,11 +53,8 @@ public:
             const __m512i first = _mm512_load_si512(compact_ + four * 128);
             const __m512i second = _mm512_load_si512(compact_ + four * 128 + 64);
             const __m512i codes = _mm512_load_si512(compact_ + kStepBytes / 2 + four * 64);
-            // Shifted to where they are wanted: loads a byte off would take longer, since each lies in two lines.
             put(first, codes, whole + four * 256);
-            put(_mm512_srli_epi16(first, 8), _mm512_srli_epi16(codes, 4), whole + four * 256 + 64);
-            put(second, _mm512_slli_epi16(codes, 8), whole + four * 256 + 128);
-            put(_mm512_srli_epi16(second, 8), _mm512_slli_epi16(codes, 4), whole + four * 256 + 192);
+            put(second, _mm512_srli_epi16(codes, 4), whole + four * 256 + 128);
         }
         if (part == kParts - 1) end_step(whole);
     }
@@ -80,11 +77,13 @@ private:
 #endif
     }
 
-    // A row of 32 weights: each word's upper byte is looked up. The table is repeated, so that what stands above a code
-    // does not matter.
+    // Two rows of 32 weights: both bytes of each word are looked up, the lower one for the second row. The table is
+    // repeated, so that what stands above a code does not matter.
     void put(__m512i lower, __m512i codes, uint8_t* whole) const {
         constexpr __mmask64 kUpper = 0xaaaaaaaaaaaaaaaa;
-        _mm512_store_si512(whole, _mm512_mask_permutexvar_epi8(lower, kUpper, codes, table_));
+        const __m512i upper = _mm512_permutexvar_epi8(codes, table_);
+        _mm512_store_si512(whole, _mm512_mask_blend_epi8(kUpper, lower, upper));
+        _mm512_store_si512(whole + 64, _mm512_shldi_epi16(upper, lower, 8));
     }
 
     const uint8_t* compact_;
