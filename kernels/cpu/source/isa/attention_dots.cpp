@@ -8,6 +8,8 @@
 namespace tiercel::TIERCEL_ISA::tiled {
 namespace {
 
+static_assert(kChunkTokens == PagesAhead::kPartTokens, "K and V are read in the order in which they are asked for");
+
 constexpr int64_t kScratchFloats = kTile * kChunkTokens + WideSoftmax<true>::kFloats;
 
 // K and V of a split for units of few columns: each is used once, so it goes through registers or a few kilobytes that
@@ -205,10 +207,8 @@ private:
 
     // values [columns][kValueDims or what is left] = or += P V.
     void add_values(const Piece& piece, int64_t columns, Steps steps, int64_t dim, bool is_first, float* values) {
-        const auto tiles_at = [&](int64_t step) {
-            return reinterpret_cast<const uint8_t*>(kv_.value_tiles(piece.chunk + step * kPairStep, dim));
-        };
-        const uint8_t* tiles = tiles_at(steps.first);
+        const int64_t t = piece.chunk + steps.first * kPairStep;
+        const auto* tiles = reinterpret_cast<const uint8_t*>(kv_.value_tiles(t, dim));
         const int64_t num_tiles = std::min(dims_ - dim, kValueDims) / kTile;
         for (int64_t first = 0; first < columns; first += kDotRows)
             with_rows(std::min<int64_t>(columns - first, kDotRows), [&](auto rows) {

@@ -63,7 +63,7 @@ struct Ahead {
     Output output;
 };
 
-// c[32][32] = rows [0, num_rows) of A times one panel, or c + that where it `continues`; rows beyond are undefined. With
+// c[kRows][32] = rows [0, num_rows) of A times one panel, or c + that where it `continues`; rows beyond are undefined. With
 // int8 they are int32 before any scale, and `sums` are the panel's.
 void multiply_panel(const Rows& a, int64_t num_rows, const PartWeights& weights, int64_t num_inputs, bool continues,
                     float* c, const Ahead& ahead);

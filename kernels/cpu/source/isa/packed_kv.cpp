@@ -45,10 +45,14 @@ void PackedSplit::fetch(const Split& split, int64_t first, int64_t last) {
     split.ahead->begin({&split.kv, split.blocks, split.layer, split.head, 1,
                         split.start + first, split.start + std::min(last, split.count)}, {});
     const KvTiles tiles(split);
-    for (int64_t step = 0; wanted >> step; ++step)
-        if (wanted >> step & 1) pack_keys(tiles, step * kPairStep);
-    for (int64_t step = 0; wanted >> step; ++step)
-        if (wanted >> step & 1) pack_values(tiles, step * kPairStep);
+    // In the order in which `ahead` asks for them.
+    constexpr int64_t kPartSteps = PagesAhead::kPartTokens / kPairStep;
+    for (int64_t part = 0; wanted >> part; part += kPartSteps) {
+        for (int64_t step = part; step < part + kPartSteps; ++step)
+            if (wanted >> step & 1) pack_keys(tiles, step * kPairStep);
+        for (int64_t step = part; step < part + kPartSteps; ++step)
+            if (wanted >> step & 1) pack_values(tiles, step * kPairStep);
+    }
     if (!is_fp8(split.kv)) return;
     for (int64_t step = 0; wanted >> step; ++step) {
         if (!(wanted >> step & 1)) continue;

@@ -36,13 +36,13 @@ public:
         }
     }
 
-private:
 #if defined(TIERCEL_ISA_AMX)
     static constexpr int64_t kPartTokens = kSplitTokens;
 #else
     static constexpr int64_t kPartTokens = 128;
 #endif
 
+private:
     void start(const Stretch& stretch);
     void start_part(int64_t first);
     bool next_page();  // false if there is none
