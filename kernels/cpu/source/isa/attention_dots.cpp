@@ -3,6 +3,7 @@
 #if defined(TIERCEL_BF16_PRODUCTS) && !defined(TIERCEL_ISA_AMX)
 #include "attention_bf16.h"
 #include "dots.h"
+#include "streamed_kv.h"
 #include "wide_softmax.h"
 
 namespace tiercel::TIERCEL_ISA::tiled {
@@ -10,71 +11,9 @@ namespace {
 
 static_assert(kChunkTokens == PagesAhead::kPartTokens, "K and V are read in the order in which they are asked for");
 
+constexpr int kCodeRows = 4;  // with four vectors each, as many as there are registers for
+
 constexpr int64_t kScratchFloats = kTile * kChunkTokens + WideSoftmax<true>::kFloats;
-
-// K and V of a split for units of few columns: each is used once, so it goes through registers or a few kilobytes that
-// stay in the first cache.
-class StreamedKv {
-public:
-    StreamedKv(const Split& split, uint8_t* memory)
-        : split_(split), tiles_(split), dims_(padded_dims(split.kv)), rows_(reinterpret_cast<bf16*>(memory)),
-          keys_(rows_ + kTile * dims_), values_(keys_ + kPairStep * dims_),
-          key_factors_(reinterpret_cast<float*>(values_ + kPairStep * kValueDims)),
-          value_factors_(key_factors_ + kSplitTokens) {}
-    static int64_t bytes(const PagedKv& kv) {
-        return (kTile + kPairStep) * padded_dims(kv) * 2 + kPairStep * kValueDims * 2 + 2 * kSplitTokens * 4;
-    }
-    static constexpr bool kIsStreamed = true;
-
-    KvTiles::KeyTile key_rows(int64_t t) {
-        if (is_fp8(split_.kv)) tiles_.load_factors(false, t, kTile, split_.score_scale, key_factors_);
-        return tiles_.keys(t, rows_);
-    }
-    const uint8_t* value_rows(int64_t t) const { return tiles_.values_in_place(t); }
-
-    // As those of PackedSplit; valid until the next ones are asked for.
-    const bf16* keys(int64_t t) {
-        for (int64_t i = 0; i < kPairStep / kTile; ++i)
-            pack_keys(key_rows(t + i * kTile), dims_, keys_ + i * kTile * dims_);
-        return keys_;
-    }
-    const bf16* value_tiles(int64_t t, int64_t dim) {
-        tiles_.values(t, dim, values_);
-        return values_;
-    }
-    void load_value_factors(int64_t first, int64_t last) {
-        if (!is_fp8(split_.kv)) return;
-        std::fill(value_factors_ + first, value_factors_ + last, 0.0f);
-        tiles_.load_factors(true, first, last - first, 1.0f, value_factors_);
-    }
-    const float* key_factors() const { return key_factors_; }
-    const float* value_factors() const { return value_factors_; }
-
-private:
-    const Split& split_;
-    const KvTiles tiles_;
-    const int64_t dims_;
-    bf16* const rows_;              // [16 tokens] as KvTiles::keys() has them
-    bf16* const keys_;              // [2][dims / 32][16 pairs of dimensions][16 tokens][2]
-    bf16* const values_;            // [4][16 pairs of tokens][16 dimensions][2]
-    float* const key_factors_;      // [kSplitTokens]
-    float* const value_factors_;    // [kSplitTokens]
-};
-
-// For units of many columns, packed once for all of a thread's.
-class KeptKv {
-public:
-    explicit KeptKv(const PackedSplit& kv) : kv_(kv) {}
-    static constexpr bool kIsStreamed = false;
-    const bf16* keys(int64_t t) const { return kv_.keys(t); }
-    const bf16* value_tiles(int64_t t, int64_t dim) const { return kv_.value_tiles(t, dim); }
-    void load_value_factors(int64_t, int64_t) {}
-    const float* key_factors() const { return kv_.key_factors(); }
-    const float* value_factors() const { return kv_.value_factors(); }
-
-private:
-    const PackedSplit& kv_;
-};
 
 template <bool kScaled, typename Kv>
 class DotSplit {
@@ -141,17 +80,12 @@ private:
     template <int kRows>
     void multiply_rows_of_keys(const Piece& piece) {
         for (int64_t t = piece.steps.first * kPairStep; t < piece.steps.last * kPairStep; t += kTile) {
-            const KvTiles::KeyTile tile = kv_.key_rows(piece.chunk + t);
             const uint8_t* queries = queries_ + piece.column * dims_ * 2;
             Dots<Bf16Dot, kRows, 1> dots([](int, int) { return Bf16Dot::zero(); });
-            for (int64_t step = 0; step < dims_ / 32; ++step, queries += kPairStep * 2) {
-                const auto* row = reinterpret_cast<const uint8_t*>(tile.data + step * tile.step_words);
-                __m512i pairs[kTile];
-                for (int i = 0; i < kTile; ++i) pairs[i] = _mm512_loadu_si512(row + i * tile.stride_bytes);
-                transpose16(pairs);
-#pragma GCC unroll 16
-                for (int i = 0; i < kTile; ++i) dots.add_dword(queries + i * 4, dims_ * 2, {pairs[i]});
-            }
+            const auto add = [&](int64_t k, __m512i pairs) __attribute__((always_inline)) {
+                dots.add_dword(queries + k * 4, dims_ * 2, {pairs});
+            };
+            kv_.each_key_pair(piece.chunk + t, add);
             dots.end([&](int i, int, __m512 sum) { _mm512_store_ps(scores_ + i * kChunkTokens + t, sum); });
         }
     }
@@ -159,6 +93,14 @@ private:
     // values [columns][dims] = or += P V of a step's tokens.
     void add_step(const Piece& piece, int64_t columns, int64_t step, bool is_first, float* values) {
         const int64_t t = piece.chunk + step * kPairStep;
+        if constexpr (kScaled) {
+            if (columns <= kCodeRows) {
+                with_rows(columns, [&](auto rows) {
+                    if constexpr (rows.value <= kCodeRows) add_codes<rows.value>(t, step, is_first, values);
+                });
+                return;
+            }
+        }
         const uint8_t* first_rows = kv_.value_rows(t);
         const uint8_t* last_rows = first_rows ? kv_.value_rows(t + kTile) : nullptr;
         if (last_rows == nullptr) {
@@ -178,6 +120,22 @@ private:
                 for (; dim < dims_; dim += 32)
                     add_rows<rows.value, 1>(first_rows, last_rows, dim, from, is_first, to + dim);
             });
+    }
+
+    // The same of FP8, for a few columns, whose V is widened in registers.
+    template <int kRows>
+    void add_codes(int64_t t, int64_t step, bool is_first, float* values) const {
+        for (int64_t dim = 0; dim < dims_; dim += kValueDims, values += kValueDims) {
+            Dots<Bf16Dot, kRows, 4> dots([&](int i, int j) {
+                return is_first ? Bf16Dot::zero() : _mm512_load_ps(values + i * dims_ + j * kTile);
+            });
+            const auto* weights = reinterpret_cast<const uint8_t*>(weights_ + step * kTile * kPairStep);
+            const auto add = [&](int64_t k, const std::array<__m512i, 4>& pairs) __attribute__((always_inline)) {
+                dots.add_dword(weights + k * 4, kPairStep * 2, pairs);
+            };
+            kv_.each_value_pair(t, dim, add);
+            dots.end([&](int i, int j, __m512 sum) { _mm512_store_ps(values + i * dims_ + j * kTile, sum); });
+        }
     }
 
     // The same of 32 kVecs dimensions, of rows of V whose pairs are put side by side in registers.
@@ -243,14 +201,19 @@ private:
     bf16* const weights_;           // [steps of a chunk][16 columns][kPairStep]
 };
 
-template <typename Kv>
-void attend_with(const Split& split, Kv kv, const uint8_t* queries, uint8_t* scratch, const Partial& partial) {
-    const bf16* words = reinterpret_cast<const bf16*>(queries);
-    if (is_fp8(split.kv)) DotSplit<true, Kv>(split, kv, words, scratch, partial).run();
-    else DotSplit<false, Kv>(split, kv, words, scratch, partial).run();
-}
+constexpr int64_t kPieceBytes = kScratchFloats * 4 + kWeightWords * 2;
 
-int64_t piece_bytes() { return kScratchFloats * 4 + kWeightWords * 2; }
+template <bool kIsFp8>
+void attend(const Split& split, PackedSplits& packed, const bf16* queries, uint8_t* scratch, const Partial& partial) {
+    if (split.columns <= kFewColumns) {
+        using Kv = StreamedKv<kIsFp8>;
+        return DotSplit<kIsFp8, Kv>(split, Kv(split, scratch + kPieceBytes), queries, scratch, partial).run();
+    }
+    const int64_t first = split.first_seen(0), last = split.last_seen(split.columns - 1);
+    PackedSplit& kv = packed.place_of(split);
+    if (first < last) kv.fetch(split, first, last);
+    DotSplit<kIsFp8, KeptKv>(split, KeptKv(kv), queries, scratch, partial).run();
+}
 
 }  // namespace
 
@@ -258,7 +221,7 @@ int64_t value_floats(const PagedKv& kv) { return padded_dims(kv); }
 
 int64_t query_bytes(const PagedKv& kv) { return kMaxColumns * padded_dims(kv) * 2; }
 
-int64_t scratch_bytes(const PagedKv& kv) { return piece_bytes() + StreamedKv::bytes(kv); }
+int64_t scratch_bytes(const PagedKv& kv) { return kPieceBytes + StreamedKv<true>::bytes(kv); }
 
 void put_query(const PagedKv& kv, const float* row, int64_t column, int64_t, uint8_t* queries) {
     KvTiles::put_query(kv, row, reinterpret_cast<bf16*>(queries) + column * padded_dims(kv));
@@ -266,12 +229,9 @@ void put_query(const PagedKv& kv, const float* row, int64_t column, int64_t, uin
 
 void attend_split(const Split& split, PackedSplits& packed, const uint8_t* queries, uint8_t* scratch,
                   const Partial& partial) {
-    if (split.columns <= kFewColumns)
-        return attend_with(split, StreamedKv(split, scratch + piece_bytes()), queries, scratch, partial);
-    const int64_t first = split.first_seen(0), last = split.last_seen(split.columns - 1);
-    PackedSplit& kv = packed.place_of(split);
-    if (first < last) kv.fetch(split, first, last);
-    attend_with(split, KeptKv(kv), queries, scratch, partial);
+    const bf16* words = reinterpret_cast<const bf16*>(queries);
+    if (is_fp8(split.kv)) attend<true>(split, packed, words, scratch, partial);
+    else attend<false>(split, packed, words, scratch, partial);
 }
 
 void in_order(const PagedKv& kv, const float* from, float* to) { KvTiles::in_order(kv, from, to); }

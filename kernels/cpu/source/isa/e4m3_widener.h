@@ -28,6 +28,17 @@ public:
         high = _mm512_gf2p8affine_epi64_epi8(codes, _mm512_set1_epi64(kHighMap), kHighInverted);
     }
 
+    // The bf16 of codes each of which is there twice, side by side.
+    __m512i words(__m512i twice) const {
+        __m512i low, high;
+        bytes(twice, low, high);
+        return _mm512_mask_mov_epi8(low, kUpperBytes, high);
+    }
+    static __m512i plain_words(__m512i twice) {
+        const __m512i low = _mm512_gf2p8affine_epi64_epi8(twice, _mm512_set1_epi64(kLowMap), 0);
+        return _mm512_mask_gf2p8affine_epi64_epi8(low, kUpperBytes, twice, _mm512_set1_epi64(kHighMap), kHighInverted);
+    }
+
     // Keeps in `least` what all_plain() asks for.
     static void look_at(__m512i codes, __m512i& least) {
         least = _mm512_min_epu8(least, _mm512_add_epi8(_mm512_add_epi8(codes, codes), _mm512_set1_epi8(2)));
@@ -43,6 +54,7 @@ private:
     // e2, e1; e0, m2, m1, m0, 0000.
     static constexpr long long kHighMap = 0x1020404040404080, kLowMap = 0x01020408;
     static constexpr int kHighInverted = 0x3c;
+    static constexpr __mmask64 kUpperBytes = 0xaaaaaaaaaaaaaaaa;
     __m512i low_[2], high_[2];
 };
 

@@ -2,13 +2,9 @@
 
 #if defined(TIERCEL_BF16_PRODUCTS)
 #include "kv_tiles.h"
-#include "row_words.h"
 
 namespace tiercel::TIERCEL_ISA::tiled {
 namespace {
-
-// A code that is plain, and in every element's type a finite number.
-constexpr uint8_t kAnyCode = 0x38;
 
 struct AnyRow {
     alignas(64) uint8_t bytes[kMaxHeadDim * 4];
@@ -18,33 +14,20 @@ struct AnyRow {
 };
 constexpr AnyRow kAnyRow;
 
-// 64 codes of each of four rows. What the mask leaves out is any plain code.
-void load_codes(const uint8_t* const* rows, int64_t dim, __mmask64 mask, __m512i codes[4]) {
-    if (mask == ~0ull) {
-        for (int i = 0; i < 4; ++i) codes[i] = _mm512_loadu_si512(rows[i] + dim);
-        return;
-    }
-    for (int i = 0; i < 4; ++i) codes[i] = _mm512_mask_loadu_epi8(_mm512_set1_epi8(kAnyCode), mask, rows[i] + dim);
-}
-
-// The lower and the upper byte of each code's bf16.
-void widen_codes(const E4m3Widener& widener, const __m512i codes[4], __m512i low[4], __m512i high[4]) {
-    __m512i least = _mm512_set1_epi8(-1);
-    for (int i = 0; i < 4; ++i) {
-        E4m3Widener::look_at(codes[i], least);
-        E4m3Widener::plain_bytes(codes[i], low[i], high[i]);
-    }
-    if (!E4m3Widener::all_plain(least))
-        for (int i = 0; i < 4; ++i) widener.bytes(codes[i], low[i], high[i]);
-}
-
 // 64 dimensions of four rows of K, as two tiles' rows.
-void widen_keys(const E4m3Widener& widener, const __m512i codes[4], bf16* to) {
-    __m512i low[4], high[4];
-    widen_codes(widener, codes, low, high);
+void widen_keys(const E4m3Widener& widener, const uint8_t* const* rows, int64_t dim, __mmask64 mask, bf16* to) {
+    __m512i codes[4], least = _mm512_set1_epi8(-1);
     for (int i = 0; i < 4; ++i) {
-        _mm512_store_si512(to + i * 32, _mm512_unpacklo_epi8(low[i], high[i]));
-        _mm512_store_si512(to + kTileWords + i * 32, _mm512_unpackhi_epi8(low[i], high[i]));
+        codes[i] = load_codes(rows[i] + dim, mask);
+        E4m3Widener::look_at(codes[i], least);
+    }
+    const bool plain = E4m3Widener::all_plain(least);
+    for (int i = 0; i < 4; ++i) {
+        __m512i low, high;
+        if (plain) E4m3Widener::plain_bytes(codes[i], low, high);
+        else widener.bytes(codes[i], low, high);
+        _mm512_store_si512(to + i * 32, _mm512_unpacklo_epi8(low, high));
+        _mm512_store_si512(to + kTileWords + i * 32, _mm512_unpackhi_epi8(low, high));
     }
 }
 
@@ -52,21 +35,6 @@ void widen_keys(const E4m3Widener& widener, const __m512i codes[4], bf16* to) {
 inline void put_pairs(__m512i even, __m512i odd, bf16* to) {
     _mm512_store_si512(to, _mm512_unpacklo_epi16(even, odd));
     _mm512_store_si512(to + kTileWords, _mm512_unpackhi_epi16(even, odd));
-}
-
-// 64 dimensions of four rows of V, as two rows of four tiles.
-void widen_values(const E4m3Widener& widener, const __m512i codes[4], bf16* to) {
-    __m512i pairs[4], low[4], high[4];
-    for (int i = 0; i < 4; i += 2) {
-        pairs[i] = _mm512_unpacklo_epi8(codes[i], codes[i + 1]);
-        pairs[i + 1] = _mm512_unpackhi_epi8(codes[i], codes[i + 1]);
-    }
-    widen_codes(widener, pairs, low, high);
-    for (int i = 0; i < 4; ++i) {
-        bf16* row = to + i % 2 * 2 * kTileWords + i / 2 * 32;
-        _mm512_store_si512(row, _mm512_unpacklo_epi8(low[i], high[i]));
-        _mm512_store_si512(row + kTileWords, _mm512_unpackhi_epi8(low[i], high[i]));
-    }
 }
 
 }  // namespace
@@ -121,10 +89,8 @@ KvTiles::KeyTile KvTiles::keys(int64_t t, bf16* room) const {
             for (int64_t d = 0; d < dims_; d += 64) {
                 const __mmask64 mask = first_bytes(count - d);
                 for (int64_t i = 0; i < kTile; i += 4) {
-                    __m512i codes[4];
                     split_.ahead->advance(4 * 64 + 8);
-                    load_codes(rows + i, d, mask, codes);
-                    widen_keys(widener_, codes, room + d * kTile + i * 32);
+                    widen_keys(widener_, rows + i, d, mask, room + d * kTile + i * 32);
                 }
             }
         } else {
@@ -147,18 +113,18 @@ const uint8_t* KvTiles::values_in_place(int64_t t) const {
 }
 
 void KvTiles::values(int64_t t, int64_t dim, bf16* to) const {
+    if (is_fp8(split_.kv)) {
+        each_value_pair(t, dim, [&](int64_t i, const std::array<__m512i, 4>& pairs) {
+            for (int j = 0; j < 4; ++j) _mm512_store_si512(to + j * kTileWords + i * 32, pairs[j]);
+        });
+        return;
+    }
     const int64_t count = split_.kv.head_dim;
     const uint8_t* rows[kPairStep + 7];
     find_rows(true, t, kPairStep, rows);
     with_element(split_.kv.element, [&](auto tag) {
         if constexpr (tag.value == Element::kFp8E4m3) {
-            const __mmask64 mask = first_bytes(count - dim);
-            for (int64_t i = 0; i < kPairStep; i += 4) {
-                __m512i codes[4];
-                split_.ahead->advance(4 * 64 + 8);
-                load_codes(rows + i, dim, mask, codes);
-                widen_values(widener_, codes, to + i / 2 * 32);
-            }
+            return;
         } else if (tag.value == Element::kBf16 && count - dim >= kValueDims) {
             for (int64_t i = 0; i < kPairStep; i += 2) {
                 split_.ahead->advance(4 * 64);

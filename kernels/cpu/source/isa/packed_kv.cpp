@@ -5,24 +5,12 @@
 #if defined(TIERCEL_ISA_AMX)
 #include "tiles.h"
 #endif
-#include "transpose.h"
 
 namespace tiercel::TIERCEL_ISA::tiled {
 
 #if !defined(TIERCEL_ISA_AMX)
 static void keep_awake() {}
 #endif
-
-void pack_keys(const KvTiles::KeyTile& rows, int64_t dims, bf16* to) {
-    for (int64_t step = 0; step < dims / 32; ++step, to += kTileWords) {
-        keep_awake();
-        const uint8_t* row = reinterpret_cast<const uint8_t*>(rows.data + step * rows.step_words);
-        __m512i pairs[kTile];
-        for (int i = 0; i < kTile; ++i) pairs[i] = _mm512_loadu_si512(row + i * rows.stride_bytes);
-        transpose16(pairs);
-        for (int i = 0; i < kTile; ++i) _mm512_store_si512(to + i * 32, pairs[i]);
-    }
-}
 
 PackedSplit::PackedSplit(const PagedKv& kv, uint8_t* memory)
     : dims_(padded_dims(kv)), keys_(reinterpret_cast<bf16*>(memory)), values_(keys_ + kSplitTokens * dims_),
@@ -64,9 +52,13 @@ void PackedSplit::fetch(const Split& split, int64_t first, int64_t last) {
 }
 
 void PackedSplit::pack_keys(const KvTiles& tiles, int64_t t) {
-    alignas(64) bf16 room[kTile * kMaxHeadDim];
-    for (const int64_t last = std::min(t + kPairStep, kSplitTokens); t < last; t += kTile)
-        tiercel::TIERCEL_ISA::tiled::pack_keys(tiles.keys(t, room), dims_, keys_ + t * dims_);
+    for (const int64_t last = std::min(t + kPairStep, kSplitTokens); t < last; t += kTile) {
+        bf16* to = keys_ + t * dims_;
+        tiles.each_key_pair(t, [&](int64_t k, __m512i pairs) {
+            if (k % kTile == 0) keep_awake();
+            _mm512_store_si512(to + k * 32, pairs);
+        });
+    }
 }
 
 void PackedSplit::pack_values(const KvTiles& tiles, int64_t t) {

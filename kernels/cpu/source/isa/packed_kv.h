@@ -9,9 +9,6 @@
 
 namespace tiercel::TIERCEL_ISA::tiled {
 
-// Sixteen tokens' K as a right operand: [dims / 32][16 pairs of dimensions][16 tokens][2].
-void pack_keys(const KvTiles::KeyTile& rows, int64_t dims, bf16* to);
-
 class PackedSplit {
 public:
     PackedSplit() = default;
