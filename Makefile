@@ -60,12 +60,14 @@ $(BIN)/python -m grpc_tools.protoc -I protos --plugin=protoc-gen-mypy_grpc=$(BIN
 	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
 endef
 
-# Tests of pure code share the cores; those that start servers have them to themselves. Options may leave one half empty.
+# Tests of pure code share the cores, and so do those of whole stacks that ask for answers, not for times; what is left has
+# them to itself. Options may leave a part empty.
 PURE := tests/unit tests/kernels tests/contract
+PAIRED := tests/faults $(addprefix tests/e2e/test_,bad_inputs.py cli_cache.py tier_tenants.py tiers.py)
 unit: $(KERNELS)
-	@echo "== Tests"; run() { $(BIN)/pytest "$$@" $(T) || [ $$? = 5 ]; }; \
+	@echo "== Tests"; failed=0; run() { $(BIN)/pytest "$$@" $(T) || [ $$? = 5 ] || failed=1; }; \
 	if [ -n "$(findstring tests/,$(T))" ]; then $(BIN)/pytest $(T); \
-	else OMP_NUM_THREADS=1 run -n 2 $(PURE); pure=$$?; run $(addprefix --ignore=,$(PURE)) && [ $$pure = 0 ]; fi
+	else OMP_NUM_THREADS=1 run -n 2 $(PURE); run -n 2 $(PAIRED); run $(addprefix --ignore=,$(PURE) $(PAIRED)); [ $$failed = 0 ]; fi
 
 bench: $(KERNELS)  ## the benchmark table of the README, beside its peers, as far as their environments are there
 	@$(BIN)/python -m bench.compare

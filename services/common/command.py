@@ -1,6 +1,5 @@
 """`python -m services.<name>`: flags made from a config dataclass; a ConfigError is one line and exit code 2."""
 
-import asyncio
 import enum
 import sys
 from collections.abc import Awaitable, Callable
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import uvloop
 
 from engine.errors import ConfigError
 from services.common import logs
@@ -35,7 +35,8 @@ def service_command(
             loaded = load_config(config_class, name, config_file, given)
             logs.configure(name, loaded.value.log_format)
             _log_effective(loaded)
-            asyncio.run(_as_coroutine(run, loaded.value))
+            # asyncio's own loop takes more of the cores for each message, which the worker's threads then lack.
+            uvloop.run(_as_coroutine(run, loaded.value))
         except ConfigError as error:
             click.echo(f"{name}: {error.message}", err=True)
             sys.exit(EXIT_CONFIG_ERROR)

@@ -29,7 +29,7 @@ from services.common.telemetry import Telemetry
 
 _log = logs.get_logger(__name__)
 
-_LAST_WRITES_S = 0.5
+_LAST_WRITES_S = 0.1
 """After a drain, how long streams that only watch (health) may take to notice."""
 
 
