@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 
+from engine.execution import vocab_chunks
 from engine.execution.batch import StepBatch
 from engine.execution.batch_builder import BatchBuilder
 from engine.execution.graphs import DecodeGraphs, GraphRecorder
@@ -43,7 +44,8 @@ class ModelRunner:
         self._attention = attention
         self._staging = staging or staging_for(model.device, max_seqs)
         self._slots = Slots(max_seqs, max_model_tokens, block_size, self._staging)
-        self._sampler = Sampler(model.config.vocab_size, max_seqs, max_model_tokens, self._staging)
+        best_ids = model.best_ids or vocab_chunks.best_ids
+        self._sampler = Sampler(model.config.vocab_size, max_seqs, max_model_tokens, self._staging, best_ids)
         self._flat_tokens = self._slots.tokens.view(-1)
         self._batches = BatchBuilder(self._slots, self._staging, model.rope.length_dependent_from > 0)
         self._graphs: DecodeGraphs | None = None

@@ -9,7 +9,7 @@ presence penalties; temperature; min_p; top_k, then top_p; draw. Log probabiliti
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from engine.execution.truncation import settling_on, thresholds
 from engine.logprobs import Logprobs
 from engine.sampling import SamplingParams
 
-FAULT = -1
+FAULT = vocab_chunks.NO_ID
 """In place of a token id: the row has no finite logit to choose, so its sequence cannot go on."""
 
 COLDEST = 1e-5
@@ -50,8 +50,17 @@ _LOGIT_EDITS = _Needs.PENALTIES | _Needs.CONSTRAINTS
 class Sampler:
     """Samples for up to `max_seqs` slots over a vocabulary of `vocab_size` ids on the device of `staging`."""
 
-    def __init__(self, vocab_size: int, max_seqs: int, max_model_tokens: int, staging: Staging) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        max_seqs: int,
+        max_model_tokens: int,
+        staging: Staging,
+        best_ids: Callable[[torch.Tensor], torch.Tensor] = vocab_chunks.best_ids,
+    ) -> None:
+        """`best_ids` is that of `vocab_chunks`, or a kernel's of the same answers."""
         device = staging.device
+        self._best_ids = best_ids
         self._staging = staging
         self._vocab_size = vocab_size
         self._max_model_tokens = max_model_tokens
@@ -127,15 +136,13 @@ class Sampler:
         row_needs = self._needs[host_slots]
         needs = int(np.bitwise_or.reduce(row_needs))
 
-        best_raw, greedy = vocab_chunks.argmax(logits)
-        # The largest logit is NaN if any is; +inf and a row of -inf alone are no distribution either.
-        sound = best_raw.isfinite()
+        # A row with a NaN, with +inf or of -inf alone is no distribution, before it is edited or after.
+        greedy = self._best_ids(logits)
         if needs & _LOGIT_EDITS:
             logits = self._edited(logits, slots, positions, tokens, host_slots, row_needs, longest)
-            best, greedy = vocab_chunks.argmax(logits)
-            sound &= best.isfinite()
+            greedy = torch.where(greedy == FAULT, FAULT, self._best_ids(logits))
         if not needs & _Needs.RANDOM:
-            return torch.where(sound, greedy, FAULT)
+            return greedy
 
         uniforms = uniform(self._integers[slots, 1], positions)
         rows = len(host_slots)
@@ -145,7 +152,7 @@ class Sampler:
         random = row_needs & _Needs.RANDOM != 0
         if not random.all():
             drawn = torch.where(self._staging.numbers(random.tolist(), torch.bool), drawn, greedy)
-        return torch.where(sound, drawn, FAULT)
+        return torch.where(greedy == FAULT, FAULT, drawn)
 
     def logprobs(self, logits: torch.Tensor, token_ids: torch.Tensor, num_top: Sequence[int]) -> Logprobs:
         """Log probabilities of `token_ids` (int64 [rows], on the device) and of the `num_top[row]` likeliest ids.

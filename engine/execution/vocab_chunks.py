@@ -9,19 +9,23 @@ import torch
 WIDTH = 64
 """Ids per chunk; the last chunk of a vocabulary may be shorter."""
 
+NO_ID = -1
+"""In place of an id, where there is none to choose."""
+
 _FIXED_POINT = 2.0**60
 
 
-def argmax(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Largest value of each row of x [rows, vocab] and its id (int64), the lowest id among equals.
+def best_ids(x: torch.Tensor) -> torch.Tensor:
+    """The id of the largest value of each row of x [rows, vocab], the lowest among equals, int64 [rows].
 
-    A row with a NaN has the value NaN and any id in the vocabulary.
+    `NO_ID` where that value is not finite or the row has a NaN.
     """
     chunk = _maxima(x).argmax(dim=-1)
     ids, values = _inside(x, chunk[:, None], float("-inf"))
     offset = values.argmax(dim=-1, keepdim=True)
-    # A chunk of -inf alone ties with the fill behind the vocabulary's end, but the first index wins.
-    return values.gather(1, offset).squeeze(1), ids.gather(1, offset).squeeze(1)
+    # The largest value is NaN if any is. A chunk of -inf alone ties with the fill behind the vocabulary's end.
+    best, found = values.gather(1, offset).squeeze(1), ids.gather(1, offset).squeeze(1)
+    return torch.where(best.isfinite(), found, NO_ID)
 
 
 def largest(x: torch.Tensor, count: int) -> torch.Tensor:

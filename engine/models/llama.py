@@ -14,6 +14,7 @@ from engine.models.operations import HeadNorms, Operations, RmsNorm, choose_oper
 from engine.models.rope import RotaryEmbedding
 from kernels.attention.native import NativeAttention, NativePlan
 from kernels.attention.protocol import AttentionBackend, AttnPlan
+from kernels.cpu.best_ids import NativeBestIds
 from kernels.cpu.decoder import CpuDecoder, DecoderShape, LayerWeights
 from kernels.cpu.library import CpuKernels
 
@@ -115,6 +116,8 @@ class LlamaModel:
         self.device = device
         self._max_tokens = max_tokens
         self._native: CpuDecoder | None = None
+        self.best_ids: NativeBestIds | None = None
+        """A kernel for greedy choices among `logits`, where there is one."""
         self.weight_bytes = 0
         """In memory, once `pack` has laid them out."""
         self._operations = operations or choose_operations(device)
@@ -164,6 +167,7 @@ class LlamaModel:
         if kernels is not None:
             self._native = self._native_decoder(kernels, int8_weights)
             self.weight_bytes = self._native.weight_bytes
+            self.best_ids = NativeBestIds(kernels)
             self.rope = RotaryEmbedding(self.config, self._max_tokens, torch.float32, self.device)
         elif can_pack(self.dtype, self.device):
             for layer in self._layers:

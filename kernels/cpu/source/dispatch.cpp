@@ -87,6 +87,12 @@ void tiercel_decoder_logits(
     kernels->decoder_logits(*model, hidden, num_rows, *scratch, logits);
 }
 
+// The id of each row's largest logit, -1 where it is not finite.
+void tiercel_best_ids(const tiercel::Kernels* kernels, const float* logits, int64_t num_rows, int64_t stride,
+                      int64_t vocab_size, int64_t* ids) {
+    kernels->best_ids(logits, num_rows, stride, vocab_size, ids);
+}
+
 // A work's owner uses it from one thread at a time, and frees it with the other function.
 void tiercel_attention_new(const tiercel::Kernels*, tiercel::AttnWork** work) {
     *work = new (std::nothrow) tiercel::AttnWork;

@@ -25,6 +25,7 @@ struct Kernels {
         const DecoderScratch& scratch);
     void (*decoder_logits)(
         const Decoder& model, const float* hidden, int64_t num_rows, const DecoderScratch& scratch, float* logits);
+    void (*best_ids)(const float* x, int64_t num_rows, int64_t stride, int64_t count, int64_t* ids);
     AttnShape (*attention_shape)(const PagedKv& kv, int64_t num_heads, bool exact);
     void (*attention_layer)(const PagedKv& kv, int64_t layer, int64_t window, const AttnBatch& batch,
                             AttnWork& work, const Heads& q, const Heads& k, const Heads& v, const Heads& out);

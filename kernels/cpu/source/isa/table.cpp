@@ -1,6 +1,7 @@
 #include "../kernels.h"
 #include "../isa.h"
 #include "attention.h"
+#include "best_ids.h"
 #include "ceilings.h"
 #include "decoder.h"
 #include "stream_copy.h"
@@ -16,6 +17,7 @@ const Kernels& kernels() {
         measure_ceilings,
         decoder_forward,
         decoder_logits,
+        best_ids,
         attention_shape,
         attention_layer,
         write_layer,
