@@ -5,6 +5,7 @@ import torch
 
 from engine.execution.batch import StepBatch, build_ragged, contradiction
 from engine.execution.decode_columns import (
+    ASCENDING,
     FRESH,
     NEXT,
     POSITION,
@@ -84,7 +85,9 @@ class _DecodeRows:
         # Longest first. In Python: numpy's sorts cost more at these sizes.
         order = sorted(range(len(work)), key=work.starts.__getitem__, reverse=True)
         self._row_slots = np.array([work.slots[i] for i in order], dtype=np.int64)
-        self._starts = np.array([work.starts[i] for i in order], dtype=np.int64)
+        self._first_starts = np.array([work.starts[i] for i in order], dtype=np.int64)
+        self._ones = np.ones_like(self._row_slots)
+        self._num_plain_steps = 0
         self._next_starts = [start + 1 for start in work.starts]
         columns.pad_from(len(work))
         self._host = columns.host[:, : len(work)]
@@ -109,25 +112,19 @@ class _DecodeRows:
         )
 
     def advance(self, work: Work) -> StepBatch:
-        self._starts += 1
         self._next_starts = [start + 1 for start in work.starts]
         self.batch = self._fill(work, continues=True)
         return self.batch
 
     def _fill(self, work: Work, *, continues: bool) -> StepBatch:
-        slots, host, starts, rows = self._slots, self._host, self._starts, self._row_slots
-        contexts = starts + 1
+        slots, host, rows = self._slots, self._host, self._row_slots
+        if continues and self._num_plain_steps > 0 and not work.new_block_ids:
+            self._num_plain_steps -= 1
+            host[ASCENDING] += 1
+        else:
+            self._place(host[POSITION] + 1 if continues else self._first_starts)
+        starts, contexts = host[POSITION], host[NEXT]
         context_lens = contexts.tolist()
-        if (contexts > slots.capacity_tokens[rows]).any():
-            raise ValueError(contradiction(rows, np.ones_like(rows), contexts, slots))
-        host[POSITION] = starts
-        host[NEXT] = contexts
-        np.add(self._first_entries, starts, out=host[TOKEN])
-        # A sequence that has reached the end of its slot samples its last token, which is never an input.
-        np.minimum(contexts, slots.max_model_tokens - 1, out=host[SAMPLE])
-        host[SAMPLE] += self._first_entries
-        block_index, offset = np.divmod(starts, slots.block_size)
-        np.add(slots.block_tables[rows, block_index] * np.int64(slots.block_size), offset, out=host[WRITE])
         fresh_blocks = self._send(contexts, work.new_block_ids)
         num_blocks = -(-context_lens[0] // slots.block_size)
         if work.new_block_ids or num_blocks != self._num_table_blocks:
@@ -154,9 +151,27 @@ class _DecodeRows:
             host_sample_positions=context_lens,
             slots=rows,
             starts=starts,
-            num_tokens=np.ones_like(rows),
+            num_tokens=self._ones,
             is_decode=True,
         )
+
+    def _place(self, starts: IntArray) -> None:
+        """Set the columns that follow from where each row starts."""
+        slots, host, rows = self._slots, self._host, self._row_slots
+        contexts, capacity = starts + 1, slots.capacity_tokens[rows]
+        if (contexts > capacity).any():
+            raise ValueError(contradiction(rows, self._ones, contexts, slots))
+        host[POSITION] = starts
+        host[NEXT] = contexts
+        np.add(self._first_entries, starts, out=host[TOKEN])
+        # A sequence that has reached the end of its slot samples its last token, which is never an input.
+        np.minimum(contexts, slots.max_model_tokens - 1, out=host[SAMPLE])
+        host[SAMPLE] += self._first_entries
+        block_index, offset = np.divmod(starts, slots.block_size)
+        np.add(slots.block_tables[rows, block_index] * np.int64(slots.block_size), offset, out=host[WRITE])
+        # Within a block there is room, and a slot's end is a sequence's last step.
+        in_block = slots.block_size - 1 - int(offset.max())
+        self._num_plain_steps = min(in_block, slots.max_model_tokens - 1 - int(contexts.max()))
 
     def _send(self, contexts: IntArray, new_blocks: list[BlockId]) -> torch.Tensor | None:
         """All columns to the device; the new blocks there."""

@@ -11,8 +11,10 @@ from engine.execution.staging import Staging
 from kernels.attention.protocol import DecodeBuffers
 
 COLUMNS = range(10)
-POSITION, WRITE, TOKEN, ROW, SLOT, NEXT, SAMPLE, PROMPT_LENGTH, FRESH, CONTEXT = COLUMNS
+POSITION, WRITE, TOKEN, NEXT, SAMPLE, ROW, SLOT, PROMPT_LENGTH, FRESH, CONTEXT = COLUMNS
 """int64 each; CONTEXT holds twice as many int32, of which the first half counts."""
+ASCENDING = slice(POSITION, ROW)
+"""Those that go up by one with each token, as long as a row stays within its block and its slot."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,8 @@ def test_steps_from_graphs_give_what_the_eager_way_gives(
     # For 12, 8, 4, 2 and 1 rows.
     assert graphed.replayed() == [0, 6, 9, 0, 2]
     # The last block is where one of the fakes writes what padding gives.
-    assert torch.allclose(graphed.pool[:-1].view(torch.float32), eager.pool[:-1].view(torch.float32), atol=1e-5)
+    # Padding changes the shape of products, and with it how torch rounds.
+    assert torch.allclose(graphed.pool[:-1].view(torch.float32), eager.pool[:-1].view(torch.float32), atol=1e-4)
 
 
 def test_the_fake_that_replays_operations_keeps_what_the_host_said_and_refuses_what_asks_the_device() -> None:
