@@ -12,6 +12,8 @@ from typing import Any
 
 INFER_CLI = Path(sys.executable).with_name("infer-cli")
 LIMIT_S = 90
+ALWAYS_BRING = Path(__file__).with_name("always_bring.toml")
+"""A configuration: blocks come from whatever tier they are in, however fast the model computes."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import lmdb
 import pytest
 
-from tests.e2e.stack import INFER_CLI, Stack, running_stack, wait_until
+from tests.e2e.stack import ALWAYS_BRING, INFER_CLI, Stack, running_stack, wait_until
 
 PROMPT = "The library keeps a list of all the books that were ever lent to a sailor. " * 8
 """Some hundred and twenty tokens of the bundled model, so several blocks."""
@@ -21,8 +21,8 @@ OTHER = "A lighthouse needs oil, a wick and someone who stays awake. " * 8
 
 def flags(cache_dir: Path, *, host: str = "8MiB", disk: str = "64MiB") -> list[str]:
     return [
-        *("--model", "demo", "--max-model-len", "640", "--max-batched-tokens", "256", "--device-cache", "8MiB"),
-        *("--host-cache", host, "--disk-cache", disk, "--cache-dir", str(cache_dir)),
+        *("--config", str(ALWAYS_BRING), "--model", "demo", "--max-model-len", "640", "--max-batched-tokens", "256"),
+        *("--device-cache", "8MiB", "--host-cache", host, "--disk-cache", disk, "--cache-dir", str(cache_dir)),
     ]
 
 

@@ -141,14 +141,16 @@ def test_draining_finishes_a_running_answer_and_leaves_no_process(checkpoint: Pa
             client.generate("gone")
 
 
-def test_down_now_does_not_wait_for_running_answers(checkpoint: Path, tmp_path: Path) -> None:
+def test_down_now_does_not_wait_for_running_answers(tmp_path: Path) -> None:
+    # Its answer takes longer than the command.
+    checkpoint = make_checkpoint(tmp_path / "long", tokenizer=True, max_position_embeddings=65536)
     ready_file = tmp_path / "ready.json"
     done = cli("up", "--detach", "--model", checkpoint, "--port", "0", "--ready-file", ready_file)
     assert done.returncode == 0, done.stderr
     ready = json.loads(ready_file.read_text())
     services = services_of(ready["supervisor_pid"])
     with Client(ready["target"], retry=None) as client:
-        stream = client.stream("The river", max_tokens=1000, temperature=0, ignore_eos=True)
+        stream = client.stream("The river", max_tokens=60_000, temperature=0, ignore_eos=True)
         next(stream)
         assert cli("down", "--now", "--target", ready["target"]).returncode == 0
         with pytest.raises(TiercelError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import Stack, running_stack, wait_until
+from tests.e2e.stack import ALWAYS_BRING, Stack, running_stack, wait_until
 from tests.e2e.tier_workload import Outcome, run_chats
 
 MODEL = ("--model", "demo", "--dtype", "fp32", "--max-model-len", "640", "--max-batched-tokens", "256")
@@ -31,13 +31,10 @@ def expected(kv_dtype: str, tmp_path_factory: pytest.TempPathFactory) -> Outcome
 
 
 def flags(kv_dtype: str, folder: Path, *, host_blocks: int, has_disk: bool, workers: int = 1) -> list[str]:
-    # The demo model computes a block faster than a disk fetches it; here what counts is where blocks come from.
-    config = folder / "tiercel.toml"
-    config.write_text("[scheduler]\nalways_bring = true\n")
     block = BLOCK_BYTES[kv_dtype]
     return [
         *MODEL,
-        *("--config", str(config)),
+        *("--config", str(ALWAYS_BRING)),
         *("--kv-dtype", kv_dtype),
         *("--device-cache", str(DEVICE_BLOCKS * block)),
         *("--host-cache", str(host_blocks * block)),

@@ -32,7 +32,7 @@ public:
     }
 
 private:
-    static constexpr int kBits = 20;  // of a loop's tasks; the others are the loop's number
+    static constexpr int kBits = 23;  // of either number of tasks; the others are the loop's number
     static constexpr uint64_t kMask = (uint64_t{1} << kBits) - 1;
     std::atomic<uint64_t> taken_{0};
 };
