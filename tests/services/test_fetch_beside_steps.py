@@ -10,7 +10,8 @@ from tiercel.v1 import inference_pb2
 
 
 async def test_a_fetch_does_not_wait_for_the_step_that_runs(model_directory: Path, tmp_path: Path) -> None:
-    async with running_stack(model_directory) as stack:
+    # However long the read takes: who gave up on it would be in a step that waits.
+    async with running_stack(model_directory, always_bring=True) as stack:
         engine = engine_on(tmp_path / "kv")
         stub = await start(stack, engine)
         await generate(stub, keep_prefix=True)
