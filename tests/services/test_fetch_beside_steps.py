@@ -10,10 +10,10 @@ from tiercel.v1 import inference_pb2
 
 
 async def test_a_fetch_does_not_wait_for_the_step_that_runs(model_directory: Path, tmp_path: Path) -> None:
-    # However long the read takes: who gave up on it would be in a step that waits.
-    async with running_stack(model_directory, always_bring=True) as stack:
+    async with running_stack(model_directory) as stack:
         engine = engine_on(tmp_path / "kv")
-        stub = await start(stack, engine)
+        # However long the read takes: who gave up on it would be in a step that waits.
+        stub = await start(stack, engine, always_bring=True)
         await generate(stub, keep_prefix=True)
         await ask(stub, SETTLE)
         (address,) = stack.workers

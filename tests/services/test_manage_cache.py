@@ -34,9 +34,12 @@ def unpin(name: str) -> common_pb2.ManageCacheRequest:
     return common_pb2.ManageCacheRequest(unpin=common_pb2.UnpinPrefix(name=name))
 
 
-async def start(stack: Stack, *engines: FakeEngine) -> "inference_pb2_grpc.InferenceAsyncStub":
+async def start(
+    stack: Stack, *engines: FakeEngine, always_bring: bool = False
+) -> "inference_pb2_grpc.InferenceAsyncStub":
     workers = [await stack.start_worker(engine) for engine in engines]
-    tokenizer = await stack.start_tokenizer(await stack.start_scheduler(workers))
+    scheduler = await stack.start_scheduler(workers, always_bring=always_bring)
+    tokenizer = await stack.start_tokenizer(scheduler)
     await stack.serving(tokenizer)
     links = stack.scheduler().dispatcher.links
     await eventually(lambda: all(link.is_ready for link in links), "all workers are ready")
